@@ -1,0 +1,182 @@
+"""The towers of a checkpoint, read from its configuration: no weights, no table of model names.
+
+A composite configuration (`vision_config`, `text_config`, ...) names the towers; the modules that were built from each
+of its parts are found by building the model on the meta device, where tensors have shapes and no storage.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+
+from hfcompress.errors import CheckpointError
+from hfcompress.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+__all__ = ["Tower", "copy_processor", "find_towers", "load_config", "load_model", "meta_model", "model_class", "select_towers", "shapes_of", "sub_configs"]
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A part of a model that was built from one part of its configuration.
+
+    Attributes:
+        name: "vision", "text", "audio", ..., or "model" where the configuration is not composite.
+        module: Dotted name of the tower's module, empty for the whole model.
+        config_key: Attribute of the configuration that describes the tower, empty for the whole.
+        parameters: Number of parameters.
+    """
+
+    name: str
+    module: str
+    config_key: str
+    parameters: int
+
+
+def load_config(path: Path) -> PretrainedConfig:
+    """Read the configuration of a checkpoint folder.
+
+    Raises:
+        CheckpointError: There is none, or transformers cannot read it.
+    """
+    if not (path / "config.json").is_file():
+        msg = f"{path} holds no config.json, so it is not a checkpoint; give a folder that `save_pretrained` wrote"
+        raise CheckpointError(msg)
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        msg = f"transformers cannot read {path / 'config.json'}: {error}"
+        raise CheckpointError(msg) from error
+
+
+def load_model(path: Path) -> PreTrainedModel:
+    """Load a checkpoint in float32 with the class that its configuration names, from safetensors only.
+
+    Raises:
+        CheckpointError: The weights are missing, are not safetensors, or do not fit the configuration.
+    """
+    config = load_config(path)
+    try:
+        model, loading = model_class(config).from_pretrained(
+            path, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        msg = f"the weights in {path} cannot be loaded: {error}"
+        raise CheckpointError(msg) from error
+    if wrong := [*loading["missing_keys"], *loading["mismatched_keys"]]:
+        msg = f"the weights in {path} are incomplete: {len(wrong)} tensors are missing or of another shape, {wrong[0]} first"
+        raise CheckpointError(msg)
+    return model.eval()
+
+
+def copy_processor(source: Path, output: Path) -> None:
+    """Copy the processor's files as they are: everything small that is neither weights, configuration nor card."""
+    for file in source.iterdir():
+        if file.is_file() and file.suffix in {".json", ".txt", ".model", ".jinja"} and not (output / file.name).exists():
+            shutil.copyfile(file, output / file.name)
+
+
+def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """Return the transformers class that the configuration names in `architectures`.
+
+    Raises:
+        CheckpointError: It names none, or one that this version of transformers does not have.
+    """
+    names = config.architectures or []
+    if not names:
+        msg = f"the config.json of this {config.model_type!r} model names no class in `architectures`; add it, then run again"
+        raise CheckpointError(msg)
+    found = getattr(transformers, names[0], None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        msg = f"transformers {transformers.__version__} has no model class {names[0]!r}, which config.json names"
+        raise CheckpointError(msg)
+    return found
+
+
+def meta_model(config: PretrainedConfig) -> PreTrainedModel:
+    """Build the model on the meta device: every shape, no memory.
+
+    Raises:
+        CheckpointError: No model can be built from the configuration.
+    """
+    config = copy.deepcopy(config)
+    config._attn_implementation = "eager"  # noqa: SLF001 - the only kernel whose every product autograd can see
+    try:
+        with torch.device("meta"):
+            return model_class(config)(config).eval()
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+        msg = f"no {model_class(config).__name__} can be built from this config: {error}"
+        raise CheckpointError(msg) from error
+
+
+def shapes_of(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every entry of the model's state dict."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def sub_configs(config: PretrainedConfig) -> dict[str, PretrainedConfig]:
+    """Return the parts of a composite configuration by attribute ("vision_config"), in order of definition."""
+    return {key: part for key, part in vars(config).items() if isinstance(part, PretrainedConfig)}
+
+
+def find_towers(model: PreTrainedModel) -> tuple[Tower, ...]:
+    """Return the towers of a model, largest module of each configuration part; the whole model where there are none."""
+    parts = sub_configs(model.config)
+    towers = [
+        Tower(key.removesuffix("_config"), name, key, sum(parameter.numel() for parameter in module.parameters()))
+        for key, part in parts.items()
+        for name, module in _built_from(model, part)
+    ]
+    if not towers:
+        return (Tower("model", "", "", model.num_parameters()),)
+    return tuple(towers)
+
+
+def _built_from(model: PreTrainedModel, part: PretrainedConfig) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Yield the outermost module that holds a copy of this configuration part."""
+    for name, module in model.named_modules():
+        held: Any = getattr(module, "config", None)
+        if name and type(held) is type(part) and _same(held, part):
+            yield name, module
+            return
+
+
+def _same(one: PretrainedConfig, other: PretrainedConfig) -> bool:
+    """Whether two configurations describe the same module; run-time switches such as the attention kernel do not count."""
+    return _described(one) == _described(other)
+
+
+def _described(config: PretrainedConfig) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in config.to_dict().items()
+        if not key.startswith("_") and key not in {"torch_dtype", "dtype", "transformers_version", "architectures"}
+    }
+
+
+def select_towers(towers: Iterable[Tower], names: Iterable[str]) -> dict[str, Tower]:
+    """Return the towers that a recipe names; `all` stands for every tower that is not named.
+
+    Returns:
+        Tower name → tower, for each tower that some name covers.
+
+    Raises:
+        CheckpointError: A name is not one of the model's towers.
+    """
+    known = {tower.name: tower for tower in towers}
+    wanted = list(names)
+    for name in wanted:
+        if name != "all" and name not in known:
+            msg = f"there is no tower {name!r}{did_you_mean(name, known)}; this model has: {', '.join(known)}"
+            raise CheckpointError(msg)
+    return known if "all" in wanted else {name: known[name] for name in wanted}

@@ -1,0 +1,419 @@
+"""Everything a run found out: what `report.json` holds, and nothing else.
+
+The model card shows only what stands here. Ratios and differences are therefore part of the file too, under
+`changes`; they follow from the measurements, and a file in which they do not is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeAlias
+
+from pydantic import ConfigDict, GetPydanticSchema, JsonValue, TypeAdapter, ValidationError
+from pydantic_core import core_schema
+
+from hfcompress.contracts import Format, Measurement, StepRecord
+from hfcompress.errors import CheckpointError, RunError, UnknownNameError
+from hfcompress.registry import did_you_mean
+
+__all__ = [
+    "FILE_NAME",
+    "ArtifactRecord",
+    "Change",
+    "GateResult",
+    "RecipeRecord",
+    "Report",
+    "SourceRecord",
+    "change",
+    "describe_change",
+    "format_value",
+    "public_id",
+]
+
+FILE_NAME = "report.json"
+SCHEMA_VERSION: Final = 1
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def public_id(name: str) -> str:
+    """Return `name` as others may see it: a path of this machine is cut to its last folder's name, an id is kept."""
+    path = PureWindowsPath(name)  # it splits at both kinds of slash and knows drives
+    parts = [part for part in path.parts if part not in {path.anchor, ".", "..", "~"}]
+    is_id = name == "/".join(parts[-2:]) and not path.anchor
+    return name if is_id else (parts[-1] if parts else "local")
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """The checkpoint that was compressed.
+
+    Attributes:
+        id: Hub id ("openai/clip-vit-base-patch32"), or the name of a local folder, never its path.
+        revision: Commit sha of a Hub repository, the content fingerprint of a local folder.
+        on_hub: Whether `id` is a Hub id.
+        license: License as the source's card names it.
+        license_name: Name of a license that is `other`.
+        license_link: Address of a license that is `other`.
+        architecture: The model's class ("CLIPModel").
+        parameters: Number of parameters.
+    """
+
+    __pydantic_config__ = STRICT
+
+    id: str
+    revision: str
+    on_hub: bool
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    architecture: str | None = None
+    parameters: int | None = None
+
+    def __post_init__(self) -> None:
+        """Cut a path of this machine to its last folder's name."""
+        object.__setattr__(self, "id", public_id(self.id))
+
+
+@dataclass(frozen=True)
+class RecipeRecord:
+    """The recipe as it was run, in full, with the sha-256 of its UTF-8 text."""
+
+    __pydantic_config__ = STRICT
+
+    text: str
+    sha256: str
+
+    @classmethod
+    def of(cls, text: str) -> RecipeRecord:
+        """Return the record of a recipe's text."""
+        return cls(text, hashlib.sha256(text.encode()).hexdigest())
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One rule of one gate, checked.
+
+    Attributes:
+        name: The measurement.
+        rule: What the recipe asks ("max_drop 0.01").
+        held: Whether it holds.
+        got: The number that was compared with the limit.
+        detail: The same as a sentence.
+    """
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    rule: str
+    held: bool
+    got: float
+    detail: str
+
+
+@dataclass(frozen=True)
+class ArtifactRecord:
+    """What the run wrote.
+
+    Attributes:
+        path: Where the artifact lies, relative to `report.json`.
+        format: The folder's format.
+        files: Bytes of each file, by path relative to `path`.
+        load_with: The class that loads it ("optimum.onnxruntime.ORTModelForZeroShotImageClassification").
+        pipeline_tag: The Hub's name of the task.
+        architecture: The model's class ("CLIPModel").
+        repo: The Hub repository it is pushed to, where there is one.
+    """
+
+    __pydantic_config__ = STRICT
+
+    path: str
+    format: Format
+    files: dict[str, int]
+    load_with: str
+    pipeline_tag: str | None = None
+    architecture: str | None = None
+    repo: str | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one quantity, seen from the source.
+
+    Attributes:
+        name: The measurement.
+        ratio: How many times better the result is: source / compressed where lower is better, compressed / source
+            where higher is; below 1 it is worse. `None` where there is no source or a value is not positive.
+        difference: compressed - source; `None` where there is no source.
+    """
+
+    name: str
+    ratio: float | None
+    difference: float | None
+
+
+def change(measurement: Measurement) -> Change:
+    """Return what became of the quantity between source and result."""
+    if measurement.source is None:
+        return Change(measurement.name, None, None)
+    source, result = measurement.source.value, measurement.compressed.value
+    better, worse = (result, source) if measurement.higher_is_better else (source, result)
+    ratio = better / worse if better >= 0 and worse > 0 else None
+    return Change(measurement.name, ratio, result - source)
+
+
+@dataclass(frozen=True)
+class _StepRow:
+    """A `StepRecord` with a detail that pydantic can check; the contract's own recursive alias overflows its stack."""
+
+    __pydantic_config__ = STRICT
+
+    use: str
+    seconds: float
+    cached: bool
+    detail: dict[str, JsonValue]
+
+
+def _step_records(rows: tuple[_StepRow, ...]) -> tuple[StepRecord, ...]:
+    return tuple(StepRecord(row.use, row.seconds, row.cached, row.detail) for row in rows)
+
+
+StepRecords: TypeAlias = Annotated[
+    tuple[StepRecord, ...],
+    GetPydanticSchema(
+        lambda _, handler: core_schema.no_info_after_validator_function(
+            _step_records, handler.generate_schema(tuple[_StepRow, ...])
+        )
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run, from the source to the artifact; `report["size_bytes"]` is one of its measurements.
+
+    Paths of this machine among the datasets' names are cut to their last folder's name.
+    """
+
+    __pydantic_config__ = STRICT
+
+    source: SourceRecord
+    recipe: RecipeRecord
+    steps: StepRecords
+    measurements: tuple[Measurement, ...]
+    gates: tuple[GateResult, ...]
+    artifact: ArtifactRecord
+    environment: dict[str, str | int]
+    schema_version: Literal[1] = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        """Cut paths of this machine to their last folder's name."""
+        public = (
+            dataclasses.replace(row, dataset=None if row.dataset is None else public_id(row.dataset))
+            for row in self.measurements
+        )
+        object.__setattr__(self, "measurements", tuple(public))
+
+    def __getitem__(self, name: str) -> Measurement:
+        """Return the measurement of that name; the first, where two datasets were measured.
+
+        Raises:
+            UnknownNameError: The run did not measure it.
+        """
+        names = [row.name for row in self.measurements]
+        if name not in names:
+            known = ", ".join(names) or "none"
+            msg = f"the report has no measurement {name!r}{did_you_mean(name, names)}; it has: {known}"
+            raise UnknownNameError(msg)
+        return self.measurements[names.index(name)]
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Ratio and difference of each measurement, in the same order."""
+        return tuple(change(row) for row in self.measurements)
+
+    @property
+    def failed_gates(self) -> tuple[GateResult, ...]:
+        """The gates that do not hold."""
+        return tuple(gate for gate in self.gates if not gate.held)
+
+    def to_json(self) -> str:
+        """Return the text of `report.json`, the same for equal reports.
+
+        Raises:
+            RunError: A number is not finite, or a step's detail holds something that JSON cannot.
+        """
+        record = dataclasses.asdict(self)
+        rows: dict[str, Any] = {"schema_version": record.pop("schema_version")} | record
+        rows["changes"] = [dataclasses.asdict(row) for row in self.changes]
+        for key in ("measurements", "changes", "gates"):
+            rows[key] = _whole_as_int(rows[key])
+        for step in rows["steps"]:
+            step["seconds"] = _whole_as_int(step["seconds"])
+        try:
+            text = json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            text.encode()  # a lone surrogate is no text that a file can hold
+        except (TypeError, ValueError) as error:
+            msg = f"the report cannot be written as JSON: {error}; every number must be finite, every detail plain JSON"
+            raise RunError(msg) from error
+        return text
+
+    @classmethod
+    def from_json(cls, text: str, origin: str = FILE_NAME) -> Report:
+        """Return the report that `to_json` wrote.
+
+        Args:
+            text: The text of a `report.json`.
+            origin: What error messages call it.
+
+        Raises:
+            CheckpointError: The text is not a report of this version of hfcompress, or it contradicts itself.
+        """
+        rows = _parsed(text, origin)
+        changes = rows.pop("changes", None)
+        try:
+            report = TypeAdapter(cls).validate_json(json.dumps(rows))
+        except ValidationError as error:
+            lines = [f"{origin}: {'.'.join(map(str, row['loc']))}: {row['msg']}" for row in error.errors()]
+            raise CheckpointError("\n".join(lines)) from error
+        if changes != json.loads(report.to_json())["changes"]:
+            msg = f"{origin}: changes: they do not follow from the measurements; the file was edited after the run"
+            raise CheckpointError(msg)
+        if RecipeRecord.of(report.recipe.text) != report.recipe:
+            msg = f"{origin}: recipe.sha256: it is not that of recipe.text; the file was edited after the run"
+            raise CheckpointError(msg)
+        return report
+
+    def save(self, folder: Path) -> Path:
+        """Write `report.json` into an existing folder, whole or not at all, and return its path.
+
+        Raises:
+            RunError: It cannot be written.
+        """
+        path = folder / FILE_NAME
+        draft = folder / f".{FILE_NAME}.{os.getpid()}.tmp"
+        text = self.to_json()
+        try:
+            with draft.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            msg = f"{path} cannot be written: {error.strerror}"
+            raise RunError(msg) from error
+        return path
+
+    @classmethod
+    def load(cls, folder: Path) -> Report:
+        """Read the `report.json` of an artifact's folder.
+
+        Raises:
+            CheckpointError: The folder holds none, or it is not a report of this version of hfcompress.
+        """
+        path = folder / FILE_NAME
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            msg = f"{path} cannot be read: {error}; is {folder} an artifact of hfcompress?"
+            raise CheckpointError(msg) from error
+        return cls.from_json(text, str(path))
+
+
+def _parsed(text: str, origin: str) -> dict[str, Any]:
+    """Return the JSON object in `text` after its version has been checked."""
+
+    def not_finite(name: str) -> NoReturn:
+        msg = f"{name} is not a number that a report may hold"
+        raise ValueError(msg)
+
+    try:
+        rows = json.loads(text, parse_constant=not_finite)
+    except (ValueError, RecursionError) as error:
+        msg = f"{origin} is not JSON: {error}"
+        raise CheckpointError(msg) from error
+    if not isinstance(rows, dict):
+        msg = f"{origin}: expected a JSON object, got {type(rows).__name__}"
+        raise CheckpointError(msg)
+    if rows.get("schema_version") != SCHEMA_VERSION:
+        msg = (
+            f"{origin}: schema_version: got {rows.get('schema_version')!r}, this hfcompress reads {SCHEMA_VERSION}; "
+            "install the version of hfcompress that wrote the report"
+        )
+        raise CheckpointError(msg)
+    return rows
+
+
+def _whole_as_int(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    """Return the value with whole floats as ints, so that bytes read as bytes and 1.0 and 1 write alike."""
+    if isinstance(value, dict):
+        return {key: _whole_as_int(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole_as_int(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def format_value(value: float, unit: str) -> str:
+    """Return a measured number as a person reads it: "97.2 %", "4.10 MB", "12.3 ms", "3.86 M", "0.9991".
+
+    Nothing is rounded to a perfect score: 0.9997 of 1 is "99.97 %".
+    """
+    if unit == "ratio":
+        return f"{_imperfect(100 * value, 100.0, 1)}\u00a0%"
+    if unit == "cosine":
+        return _imperfect(value, 1.0, 4)
+    if unit in {"bytes", "count"}:
+        symbols = ("B", "kB", "MB", "GB", "TB") if unit == "bytes" else ("", "k", "M", "G", "T")
+        exponent = math.floor(math.log10(max(abs(float(f"{value:.3g}")), 1.0)))
+        power = min(exponent // 3, len(symbols) - 1)
+        number = f"{value:.0f}" if power == 0 and float(value).is_integer() else _significant(value / 1000**power)
+        return f"{number}\u00a0{symbols[power]}".strip()
+    return f"{_significant(value)}\u00a0{unit}"
+
+
+def describe_change(measurement: Measurement) -> str:
+    """Return what became of a quantity in words, empty where it has no source.
+
+    Sizes and times are told as factors ("3.9x smaller", "1.2x slower", "no faster"), scores as differences in their
+    own unit ("-0.37 points").
+    """
+    changed, unit = change(measurement), measurement.unit
+    if changed.difference is None:
+        return ""
+    better, worse = {
+        "bytes": ("smaller", "larger"),
+        "ms": ("faster", "slower"),
+        "count": ("more", "fewer") if measurement.higher_is_better else ("fewer", "more"),
+    }.get(unit, ("", ""))
+    if better and changed.ratio:
+        factor = max(changed.ratio, 1 / changed.ratio)
+        if factor < 1.005:  # noqa: PLR2004 - half of the last digit that is shown
+            return f"no {better}"
+        digits = 2 if factor < 1.1 else 1 if factor < 10 else 0  # noqa: PLR2004 - two significant digits, three near 1
+        return f"{factor:.{digits}f}\u00d7 {better if changed.ratio > 1 else worse}"
+    if changed.difference == 0:
+        return "no change"
+    sign = "+" if changed.difference > 0 else "\u2212"
+    if unit == "ratio":
+        return f"{sign}{_imperfect(100 * abs(changed.difference), 0.0, 2)}\u00a0points"
+    return f"{sign}{_imperfect(abs(changed.difference), 0.0, 4 if unit == 'cosine' else 2)}"
+
+
+def _imperfect(value: float, perfect: float, digits: int) -> str:
+    """Return `value` with so many digits, or more where those would round it to `perfect`."""
+    while digits < 12 and float(f"{value:.{digits}f}") == perfect != value:  # noqa: PLR2004 - the precision of a float
+        digits += 1
+    return f"{value:.{digits}f}"
+
+
+def _significant(value: float) -> str:
+    """Return `value` with three significant digits and no exponent."""
+    rounded = float(f"{value:.3g}")
+    digits = 2 if rounded == 0 else max(0, 2 - math.floor(math.log10(abs(rounded))))
+    return f"{rounded:.{digits}f}"

@@ -1,0 +1,54 @@
+"""The torch runtime: a transformers checkpoint, run as it is."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from hfcompress.anatomy import load_config, load_model, model_class
+from hfcompress.contracts import Checkpoint, Format, Model, Runtime
+from hfcompress.inputs import load_processor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+
+__all__ = ["PyTorch"]
+
+
+class _PyTorchModel(Model):
+    def __init__(self, path: Path) -> None:
+        self._model = load_model(path)
+        self.config = self._model.config
+        self.processor = load_processor(path)
+        self.inputs = frozenset(inspect.signature(self._model.forward).parameters)
+
+    @torch.inference_mode()
+    def __call__(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        outputs = self._model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+        return {name: value.numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+
+
+class PyTorch(Runtime):
+    """Runs transformers checkpoints in torch."""
+
+    format: ClassVar[Format] = "transformers"
+
+    def load(self, path: Path, threads: int | None = None) -> Model:
+        """Load a checkpoint in float32; `threads` is set for the whole process, as torch has it."""
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return _PyTorchModel(path)
+
+    def export(self, checkpoint: Checkpoint, output: Path) -> Checkpoint:
+        """Return the checkpoint as it is: it is already what torch runs."""
+        del output
+        return checkpoint
+
+    def load_class(self, path: Path) -> str:
+        """Return the class that the configuration names."""
+        return f"transformers.{model_class(load_config(path)).__name__}"
