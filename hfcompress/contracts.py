@@ -66,6 +66,10 @@ class TaskOptions(Options):
     batch_size: int = Field(32, ge=1, description="Rows that go through the model at once.")
 
 
+AnyOptions: TypeAlias = type[Options]
+"""A class of options, under a name that the attribute `Options` of steps and tasks does not hide."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A model folder: what `save_pretrained` writes, or an export in the layout that optimum reads."""
@@ -156,14 +160,14 @@ class Step(ABC):
     `hfcompress.steps`.
     """
 
-    Options: ClassVar[type[Options]]
+    Options: ClassVar[AnyOptions]
     """Validates what the recipe says beside `use`."""
 
     def __init__(self, options: Any) -> None:  # noqa: ANN401 - an instance of the subclass's own Options
         self.options = options
 
     @classmethod
-    def options_model(cls, given: Mapping[str, Any]) -> type[Options]:
+    def options_model(cls, given: Mapping[str, Any]) -> AnyOptions:
         """Return the model that validates `given`; a step whose options depend on one of them overrides this."""
         del given
         return cls.Options
@@ -217,11 +221,13 @@ class Model(ABC):
         config: The configuration of the model.
         processor: Turns images, texts and audio into the model's inputs.
         inputs: Names of the inputs that a call takes.
+        stock: The object of the stock class behind it ("a `CLIPModel`, an `ORTModelForZeroShotImageClassification`").
     """
 
     config: PretrainedConfig
     processor: ProcessorMixin
     inputs: frozenset[str]
+    stock: Any
 
     @abstractmethod
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:

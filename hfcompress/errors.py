@@ -81,7 +81,7 @@ class RecipeError(UsageError):
         super().__init__("\n".join(str(problem) for problem in problems))
 
 
-class UnknownNameError(UsageError):
+class UnknownNameError(UsageError, ValueError):
     """A name was asked of a registry that does not hold it."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,24 +13,24 @@ from hfcompress.anatomy import sub_configs
 from hfcompress.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
-    import inspect
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from PIL.Image import Image
     from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 
-__all__ = ["example_inputs", "image_inputs", "load_processor", "text_inputs"]
+__all__ = ["example_inputs", "image_inputs", "load_processor", "row_inputs", "text_inputs"]
 
-_EXAMPLE_TOKENS = 16
-
-
-def example_inputs(model: PreTrainedModel, batch_size: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
+def example_inputs(
+    model: PreTrainedModel, batch_size: int = 2, tokens: int = 16, seed: int = 0
+) -> dict[str, torch.Tensor]:
     """Make random inputs for a forward pass from the model's configuration alone.
 
     Args:
         model: Any model; its weights are not looked at.
         batch_size: Rows of each input.
+        tokens: Length of the texts, or the longest that the model takes if that is less.
         seed: Seeds the values.
 
     Returns:
@@ -40,10 +41,10 @@ def example_inputs(model: PreTrainedModel, batch_size: int = 2, seed: int = 0) -
         CheckpointError: The model takes no input that a configuration tells how to make.
     """
     generator = torch.Generator().manual_seed(seed)
-    parameters = _forward_parameters(model)
+    parameters = inspect.signature(model.forward).parameters
     inputs: dict[str, torch.Tensor] = {}
     if "input_ids" in parameters:
-        inputs["input_ids"] = _token_ids(_part(model.config, "vocab_size"), batch_size, generator)
+        inputs["input_ids"] = _token_ids(_part(model.config, "vocab_size"), batch_size, tokens, generator)
     if "pixel_values" in parameters:
         part = _part(model.config, "image_size", "patch_size")
         size = part.image_size
@@ -59,12 +60,6 @@ def example_inputs(model: PreTrainedModel, batch_size: int = 2, seed: int = 0) -
     return inputs
 
 
-def _forward_parameters(model: PreTrainedModel) -> dict[str, inspect.Parameter]:
-    import inspect
-
-    return dict(inspect.signature(model.forward).parameters)
-
-
 def _part(config: PretrainedConfig, *keys: str) -> PretrainedConfig:
     """Return the first part of the configuration that has all the keys, the whole configuration before its parts."""
     for part in (config, *sub_configs(config).values()):
@@ -74,9 +69,11 @@ def _part(config: PretrainedConfig, *keys: str) -> PretrainedConfig:
     raise CheckpointError(msg)
 
 
-def _token_ids(part: PretrainedConfig, batch_size: int, generator: torch.Generator) -> torch.Tensor:
+def _token_ids(
+    part: PretrainedConfig, batch_size: int, tokens: int, generator: torch.Generator
+) -> torch.Tensor:
     """Random token ids that end with the end-of-text token, at which several text towers pool."""
-    tokens = min(_EXAMPLE_TOKENS, getattr(part, "max_position_embeddings", None) or _EXAMPLE_TOKENS)
+    tokens = min(tokens, getattr(part, "max_position_embeddings", None) or tokens)
     ids = torch.randint(0, part.vocab_size, (batch_size, tokens), generator=generator)
     end = part.eos_token_id
     if isinstance(end, int) and end < part.vocab_size:
@@ -120,3 +117,30 @@ def text_inputs(processor: ProcessorMixin, texts: Sequence[str]) -> dict[str, np
     tokenizer = processor.tokenizer
     prepared = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="np")
     return {name: np.asarray(values, dtype=np.int64) for name, values in prepared.items()}
+
+
+def row_inputs(
+    processor: ProcessorMixin, wanted: AbstractSet[str], rows: Mapping[str, Sequence[Any]]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Turn a column-wise batch of rows into the inputs that a model wants.
+
+    Args:
+        processor: The model's processor.
+        wanted: Names of the model's inputs.
+        rows: Columns `image` and `text`, as far as the model reads images and texts.
+
+    Raises:
+        DataError: The model wants an input that no column gives.
+    """
+    made: dict[str, np.ndarray[Any, Any]] = {}
+    if "image" in rows and "pixel_values" in wanted:
+        made |= image_inputs(processor, rows["image"])
+    if "text" in rows and "input_ids" in wanted:
+        made |= text_inputs(processor, rows["text"])
+    if missing := wanted - made.keys():
+        msg = (
+            f"the model reads {', '.join(sorted(missing))}, which the columns {', '.join(sorted(rows))} do not give; "
+            f"map the dataset's columns with `columns: {{image: ..., text: ...}}`"
+        )
+        raise DataError(msg)
+    return {name: array for name, array in made.items() if name in wanted}

@@ -194,6 +194,8 @@ class Recipe(_Section):
 
     _text: str = PrivateAttr("")
     _base: Path = PrivateAttr(Path())
+    _name: str = PrivateAttr("recipe")
+    _document: Document | None = PrivateAttr(None)
 
     @property
     def text(self) -> str:
@@ -209,6 +211,17 @@ class Recipe(_Section):
     def base(self) -> Path:
         """The folder that relative paths start from: the recipe's own, or the current one for a mapping."""
         return self._base
+
+    @property
+    def name(self) -> str:
+        """A short name for what the recipe makes: its file's, or its folder's where the file is `recipe.yaml`."""
+        return self._name
+
+    def problem(self, path: KeyPath, message: str) -> Problem:
+        """Return a mistake that shows only once the model or its data are looked at, placed at a key."""
+        if self._document is None:
+            return Problem("recipe", ".".join(str(key) for key in path), message)
+        return self._document.problem(path, message)
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
@@ -236,6 +249,10 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         raise _recipe_error(document, mistakes)
     recipe._text = dump(document.values)  # noqa: SLF001 - this function is the recipe's constructor
     recipe._base = document.base  # noqa: SLF001
+    recipe._document = document  # noqa: SLF001
+    if isinstance(source, (str, Path)):
+        file = Path(source)
+        recipe._name = file.stem if file.stem != "recipe" else document.base.resolve().name  # noqa: SLF001
     return recipe
 
 
@@ -303,14 +320,15 @@ def _folder_or_id(name: str, base: Path) -> str:
         is_folder = name != "" and folder.is_dir()
         is_file = folder.is_file()
     except (OSError, RuntimeError) as error:
-        msg = f"got {name!r}, expected a folder or the id of a Hub repository: {error}"
+        why = getattr(error, "strerror", None) or error
+        msg = f"got {shown(name)}, expected a folder or the id of a Hub repository: {why}"
         raise ValueError(msg) from error
     if is_folder:
         return str(folder.resolve())
     if _LOCAL.match(name):
-        msg = f"got {name!r}, expected a folder; {folder} {'is a file' if is_file else 'does not exist'}"
+        msg = f"got {shown(name)}, expected a folder; {folder} {'is a file' if is_file else 'does not exist'}"
         raise ValueError(msg)
     if not _HUB_ID.fullmatch(name):
-        msg = f"got {name!r}, expected the id of a Hub repository, as in owner/name, or a folder in {base}"
+        msg = f"got {shown(name)}, expected the id of a Hub repository, as in owner/name, or a folder in {base}"
         raise ValueError(msg)
     return name

@@ -41,12 +41,13 @@ def _calibrations(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
 
 def _names_of_data(recipe: Recipe) -> Iterator[Mistake]:
     used = {name for _, name in _uses(recipe)}
+    unknown = used - recipe.data.keys()
     for path, name in _uses(recipe):
-        if name not in recipe.data:
+        if name in unknown:
             known = f"known: {', '.join(recipe.data)}" if recipe.data else "`data` is empty"
             yield Mistake(path, f"`data` has no entry {name!r}{did_you_mean(name, recipe.data)}; {known}")
     for name in recipe.data:
-        if name not in used:
+        if name not in used and not unknown:  # a misspelt name leaves its entry unused: one mistake, not two
             message = "nothing uses it; name it in a step's `calibration` or a task's `data`, or remove it"
             yield Mistake(("data", name), message)
 

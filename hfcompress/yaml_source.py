@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcompress.errors import Problem, RecipeError
-from hfcompress.yaml_text import MAX_DEPTH, KeyPath, Node, Place, compose, dotted, fail
+from hfcompress.yaml_text import MAX_DEPTH, MAX_INTEGER, KeyPath, Node, Place, compose, dotted, fail
 
 __all__ = ["Document", "read_document"]
 
@@ -55,7 +55,7 @@ def read_document(source: str | Path | Mapping[str, Any], overrides: Sequence[st
     reader = _Reader()
     if isinstance(source, Mapping):
         base = Path.cwd()
-        root = reader.included(reader.from_python(source, Place("recipe"), ()), base, ())
+        root = reader.included(reader.from_python(source, Place("recipe"), ()), Path(), ())
     else:
         base = Path(source).absolute().parent
         root = reader.file(Path(source), Place(str(source)), ())
@@ -99,17 +99,16 @@ class _Reader:
 
     def file(self, path: Path, asked: Place, chain: tuple[Path, ...], key: KeyPath = ()) -> Node:
         """Read a file and what it includes; `asked` is the place that names it and `chain` the files around it."""
-        if "\0" in str(path):
-            fail(asked, "the name of a file cannot hold a null character", key)
-        resolved = path.absolute() if path.is_symlink() and not path.exists() else path.resolve()
-        if resolved in chain:
-            names = " → ".join(file.name for file in (*chain[chain.index(resolved) :], resolved))
-            fail(asked, f"the files include each other in a circle: {names}", key)
         self._files += 1
         if self._files > MAX_FILES:
             fail(asked, f"includes more than {MAX_FILES} files", key)
-        root = self._text(_content(path, asked, key), str(path))
-        return self.included(root, path.absolute().parent, (*chain, resolved))
+        content = _content(path, asked, key)
+        resolved = path.resolve()
+        if resolved in chain:
+            names = " → ".join(file.name for file in (*chain[chain.index(resolved) :], resolved))
+            fail(asked, f"the files include each other in a circle: {names}", key)
+        root = self._text(content, str(path))
+        return self.included(root, path.parent, (*chain, resolved))
 
     def included(self, root: Node, folder: Path, chain: tuple[Path, ...]) -> Node:
         """Return the mapping on top of the files that its key `include` names."""
@@ -134,8 +133,11 @@ class _Reader:
         if not equals or not all(parts):
             self.problems.append(place.problem((), f"got {override!r}, expected key=value, as in steps.0.use=prune"))
             return root
-        value = compose(text, place, self.problems) if text.strip() else Node(None, place)
+        if parts[0] == "include":
+            self.problems.append(place.problem((), "files are included before overrides apply; write it in the recipe"))
+            return root
         try:
+            value = compose(text, place, self.problems) if text.strip() else Node(None, place)
             return _replaced(root, parts, (), value)
         except RecipeError as error:
             self.problems.extend(error.problems)
@@ -157,6 +159,10 @@ class _Reader:
             return Node([self.from_python(child, place, (*path, i)) for i, child in enumerate(value)], place)
         if isinstance(value, Path):
             return Node(str(value), place)
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            fail(place, f"expected a number of at most {MAX_INTEGER} in size", path)
+        if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            fail(place, "expected text that can be written as UTF-8", path)
         if value is None or isinstance(value, (str, bool, int, float)):
             return Node(value, place)
         return fail(place, f"got an object of type {type(value).__name__}, expected what YAML can say", path)

@@ -7,9 +7,8 @@ Only plain scalars, lists and mappings are read, so a recipe from the Hub never 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import yaml
 from yaml.constructor import ConstructorError, SafeConstructor
@@ -18,7 +17,10 @@ from yaml.reader import Reader
 
 from hfcompress.errors import Problem, RecipeError
 
-__all__ = ["MAX_DEPTH", "KeyPath", "Node", "Place", "compose", "dotted", "dump", "fail"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["MAX_DEPTH", "MAX_INTEGER", "KeyPath", "Node", "Place", "compose", "dotted", "dump", "fail"]
 
 KeyPath: TypeAlias = "tuple[str | int, ...]"
 

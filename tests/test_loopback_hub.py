@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, file_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import get_session
+
 from tests.loopback_hub import MEMBER, OWNER, READER, STRANGER, LoopbackHub, Token
 
 REPO = "acme/tiny"
@@ -49,6 +50,9 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
         def start_with(**options: int) -> LoopbackHub:
             server = stack.enter_context(LoopbackHub(tmp_path / "hub", **options))
+            template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.endpoint)
+            for module in (constants, file_download):
+                monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
             monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
             monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
             return server
@@ -78,7 +82,9 @@ def client(hub: LoopbackHub, token: Token | None = OWNER) -> HfApi:
 
 def contents(folder: str | Path) -> dict[str, bytes]:
     """All files under a folder but those that the Hub or the client adds."""
-    paths = [path for path in Path(folder).rglob("*") if path.is_file() and not path.is_relative_to(Path(folder, ".cache"))]
+    paths = [
+        path for path in Path(folder).rglob("*") if path.is_file() and not path.is_relative_to(Path(folder, ".cache"))
+    ]
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
     found.pop(".gitattributes", None)
     return found
@@ -89,7 +95,7 @@ def titles(hub: LoopbackHub, revision: str = "main") -> list[str]:
     return [commit.title for commit in hub.commits(REPO, revision=revision)]
 
 
-def send(hub: LoopbackHub, method: str, url: str, body: bytes = b"", **headers: str) -> tuple[int, str]:
+def send(method: str, url: str, body: bytes = b"", **headers: str) -> tuple[int, str]:
     """Status and message of one bare request, for what the real client would never send."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=30)
@@ -122,7 +128,7 @@ def test_upload_lands(hub: LoopbackHub, folder: Path) -> None:
     info = api.upload_folder(repo_id=REPO, folder_path=folder, commit_message="All", commit_description="of it")
     commit = hub.commits(REPO)[0]
     assert (info.oid, "All", "of it", "alice") == (commit.oid, commit.title, commit.description, commit.author)
-    assert FILES == {path: hub.read(REPO, path) for path in commit.files if path != ".gitattributes"}
+    assert {path: hub.read(REPO, path) for path in commit.files if path != ".gitattributes"} == FILES
     assert {"model.safetensors", "onnx/model.onnx"} == {path for path, file in commit.files.items() if file.large}
 
 
@@ -133,8 +139,8 @@ def test_upload_again_is_no_commit(hub: LoopbackHub, folder: Path) -> None:
     first = api.upload_folder(repo_id=REPO, folder_path=folder)
     hub.forget_requests()
     assert first.oid == api.upload_folder(repo_id=REPO, folder_path=folder).oid
-    assert ["Upload folder using huggingface_hub", "initial commit"] == titles(hub)
-    assert [] == [request for request in hub.requests if request.method == "PUT"]
+    assert titles(hub) == ["Upload folder using huggingface_hub", "initial commit"]
+    assert [request for request in hub.requests if request.method == "PUT"] == []
 
 
 def test_upload_in_parts(start: Start, folder: Path) -> None:
@@ -143,7 +149,7 @@ def test_upload_in_parts(start: Start, folder: Path) -> None:
     hub.add_repo(REPO)
     client(hub).upload_folder(repo_id=REPO, folder_path=folder)
     assert hub.read(REPO, "model.safetensors") == WEIGHTS
-    assert 4 == len([request for request in hub.requests if "/parts/" in request.path])
+    assert len([request for request in hub.requests if "/parts/" in request.path]) == 4
 
 
 def test_download_is_what_was_uploaded(hub: LoopbackHub, folder: Path, tmp_path: Path) -> None:
@@ -152,7 +158,7 @@ def test_download_is_what_was_uploaded(hub: LoopbackHub, folder: Path, tmp_path:
     api.create_repo(REPO)
     oid = api.upload_folder(repo_id=REPO, folder_path=folder).oid
     snapshot = api.snapshot_download(REPO, cache_dir=tmp_path / "cache")
-    assert FILES == contents(snapshot)
+    assert contents(snapshot) == FILES
     assert oid == Path(snapshot).name
 
 
@@ -164,7 +170,7 @@ def test_storage_never_sees_the_token(hub: LoopbackHub, folder: Path, tmp_path: 
     api.snapshot_download(REPO, cache_dir=tmp_path / "cache")
     storage = [request for request in hub.requests if request.path.startswith("/storage/")]
     assert {("localhost", None, 200)} == {(request.host, request.authorization, request.status) for request in storage}
-    assert {"PUT": 2, "GET": 2} == {method: [r.method for r in storage].count(method) for method in ("PUT", "GET")}
+    assert {method: [r.method for r in storage].count(method) for method in ("PUT", "GET")} == {"PUT": 2, "GET": 2}
 
 
 def test_storage_refuses_a_token(hub: LoopbackHub) -> None:
@@ -172,21 +178,21 @@ def test_storage_refuses_a_token(hub: LoopbackHub) -> None:
     hub.add_repo(REPO)
     link = upload_link(hub, b"weights")
     expected = (400, "Only one auth mechanism allowed: the link is signed, and a token was sent")
-    assert expected == send(hub, "PUT", link, b"weights", Authorization="Bearer x")
+    assert expected == send("PUT", link, b"weights", Authorization="Bearer x")
 
 
 def test_storage_refuses_a_wrong_digest(hub: LoopbackHub) -> None:
     """Content that is not what the link is for is refused."""
     hub.add_repo(REPO)
-    status, message = send(hub, "PUT", upload_link(hub, b"weights"), b"weighty")
-    assert (400, "The sha-256 of the content is") == (status, message[:29])
+    status, message = send("PUT", upload_link(hub, b"weights"), b"weighty")
+    assert (status, message[:29]) == (400, "The sha-256 of the content is")
 
 
 def test_storage_refuses_an_unsigned_link(hub: LoopbackHub) -> None:
     """A link without its signature opens nothing."""
     hub.add_repo(REPO)
     link = upload_link(hub, b"weights").split("?")[0]
-    assert (403, "The request signature does not match") == send(hub, "PUT", link, b"weights")
+    assert send("PUT", link, b"weights") == (403, "The request signature does not match")
 
 
 def test_range_of_a_large_file(hub: LoopbackHub, folder: Path) -> None:
@@ -212,16 +218,16 @@ def test_delete_of_a_missing_file(hub: LoopbackHub) -> None:
     hub.add_repo(REPO)
     with pytest.raises(EntryNotFoundError, match="A file with this name doesn't exist"):
         client(hub).create_commit(REPO, [CommitOperationDelete("config.json")], commit_message="Less")
-    assert ["initial commit"] == titles(hub)
+    assert titles(hub) == ["initial commit"]
 
 
 def test_stale_parent(hub: LoopbackHub, folder: Path) -> None:
     """A commit that names a parent which is no longer the newest is refused with 412."""
     old = hub.add_repo(REPO, folder).parent
     operation = CommitOperationAdd("new.json", b"{}")
-    with pytest.raises(HfHubHTTPError, match="412.*A commit has happened since|A commit has happened since.*412"):
+    with pytest.raises(HfHubHTTPError, match="A commit has happened since"):
         client(hub).create_commit(REPO, [operation], commit_message="New", parent_commit=old)
-    assert ["Add files", "initial commit"] == titles(hub)
+    assert (hub.requests[-1].status, titles(hub)) == (412, ["Add files", "initial commit"])
 
 
 # Pull requests, branches, tags
@@ -232,10 +238,10 @@ def test_pull_request(hub: LoopbackHub, folder: Path, tmp_path: Path) -> None:
     hub.add_repo(REPO)
     api = client(hub)
     info = api.upload_folder(repo_id=REPO, folder_path=folder, create_pr=True, commit_message="Proposal")
-    assert (1, "refs/pr/1", "Proposal") == (info.pr_num, info.pr_revision, titles(hub, "refs/pr/1")[0])
-    assert ["initial commit"] == titles(hub)
-    assert FILES == contents(api.snapshot_download(REPO, revision="refs/pr/1", cache_dir=tmp_path / "cache"))
-    assert [(1, "Proposal", "alice")] == [(d.num, d.title, d.author) for d in api.get_repo_discussions(REPO)]
+    assert (info.pr_num, info.pr_revision, titles(hub, "refs/pr/1")[0]) == (1, "refs/pr/1", "Proposal")
+    assert titles(hub) == ["initial commit"]
+    assert contents(api.snapshot_download(REPO, revision="refs/pr/1", cache_dir=tmp_path / "cache")) == FILES
+    assert [(d.num, d.title, d.author) for d in api.get_repo_discussions(REPO)] == [(1, "Proposal", "alice")]
 
 
 def test_pull_request_again(hub: LoopbackHub, folder: Path) -> None:
@@ -260,7 +266,7 @@ def test_branches_and_tags(hub: LoopbackHub, folder: Path) -> None:
     assert [oid] * 4 == [api.model_info(REPO, revision=name).sha for name in ("try/it", "v1", oid, oid[:7])]
     api.delete_branch(REPO, branch="try/it")
     api.delete_tag(REPO, tag="v1")
-    assert ["refs/heads/main"] == list(hub.references(REPO))
+    assert list(hub.references(REPO)) == ["refs/heads/main"]
 
 
 def test_branch_that_exists(hub: LoopbackHub) -> None:
@@ -278,7 +284,7 @@ def test_commit_on_a_branch(hub: LoopbackHub, folder: Path) -> None:
     api = client(hub)
     api.create_branch(REPO, branch="next")
     api.upload_folder(repo_id=REPO, folder_path=folder, revision="next", commit_message="Next")
-    assert (["Next", "initial commit"], ["initial commit"]) == (titles(hub, "next"), titles(hub))
+    assert (titles(hub, "next"), titles(hub)) == (["Next", "initial commit"], ["initial commit"])
 
 
 # What a repository says of itself
@@ -289,7 +295,7 @@ def test_model_info(hub: LoopbackHub, folder: Path) -> None:
     commit = hub.add_repo(REPO, folder)
     info = client(hub).model_info(REPO, files_metadata=True)
     assert (REPO, commit.oid, False, False) == (info.id, info.sha, info.private, info.gated)
-    assert ("mit", "image-classification") == (info.card_data.license, info.pipeline_tag)
+    assert (info.card_data.license, info.pipeline_tag) == ("mit", "image-classification")
     assert {"tiny", "license:mit", "onnx", "safetensors"} <= set(info.tags)
     digests = {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs}
     assert {path: file.sha256 for path, file in commit.files.items() if file.large} == digests
@@ -301,7 +307,7 @@ def test_tree_by_pages(start: Start, folder: Path) -> None:
     hub.add_repo(REPO, folder)
     paths = [entry.path for entry in client(hub).list_repo_tree(REPO, recursive=True)]
     assert sorted([*FILES, ".gitattributes", "onnx"]) == paths
-    assert 3 == len([request for request in hub.requests if "/tree/" in request.path])
+    assert len([request for request in hub.requests if "/tree/" in request.path]) == 3
 
 
 def test_tree_of_a_folder(hub: LoopbackHub, folder: Path) -> None:
@@ -322,7 +328,7 @@ def test_paths_info(hub: LoopbackHub, folder: Path) -> None:
     """Named paths are described, and those that do not exist are left out."""
     hub.add_repo(REPO, folder)
     found = client(hub).get_paths_info(REPO, ["onnx", "config.json", "absent.txt"])
-    assert ["onnx", "config.json"] == [item.path for item in found]
+    assert [item.path for item in found] == ["onnx", "config.json"]
 
 
 def test_history(hub: LoopbackHub, folder: Path) -> None:
@@ -359,7 +365,7 @@ def test_card_refused(hub: LoopbackHub, head: str, message: str) -> None:
     card = f"---\n{head}\n---\n# Tiny\n".encode()
     with pytest.raises(ValueError, match=message):
         client(hub).upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id=REPO)
-    assert ["initial commit"] == titles(hub)
+    assert titles(hub) == ["initial commit"]
 
 
 def test_card_without_license(hub: LoopbackHub) -> None:
@@ -384,12 +390,12 @@ def test_whoami(hub: LoopbackHub) -> None:
     """A token says whose it is, and what it may do."""
     answer = client(hub, READER).whoami()
     found = (answer["name"], [org["name"] for org in answer["orgs"]], answer["auth"]["accessToken"]["role"])
-    assert ("alice", ["acme"], "read") == found
+    assert found == ("alice", ["acme"], "read")
 
 
 def test_whoami_of_an_unknown_token(hub: LoopbackHub) -> None:
     """A token that the Hub does not know is refused."""
-    with pytest.raises(HfHubHTTPError, match="(?s)Invalid user token|Invalid credentials"):
+    with pytest.raises(OSError, match="Invalid user token"):
         HfApi(endpoint=hub.endpoint, token="hf_unknown").whoami()  # noqa: S106 - it opens nothing
 
 
@@ -425,7 +431,7 @@ def test_settings(hub: LoopbackHub) -> None:
     """The owner changes who may see a repository."""
     hub.add_repo(REPO)
     client(hub).update_repo_settings(REPO, private=True, gated="manual")
-    assert (True, "manual") == (hub.repository(REPO).private, hub.repository(REPO).gated)
+    assert (hub.repository(REPO).private, hub.repository(REPO).gated) == (True, "manual")
 
 
 @pytest.mark.parametrize(("token", "status"), [(STRANGER, "404"), (None, "401")])
@@ -440,7 +446,7 @@ def test_private_repository_is_hidden(hub: LoopbackHub, token: Token | None, sta
 def test_private_repository_is_shown_to_members(hub: LoopbackHub) -> None:
     """Members of the namespace see its private repositories."""
     hub.add_repo(REPO, private=True)
-    assert [True, True] == [client(hub, token).model_info(REPO).private for token in (READER, MEMBER)]
+    assert [client(hub, token).model_info(REPO).private for token in (READER, MEMBER)] == [True, True]
 
 
 @pytest.mark.parametrize(("token", "status"), [(STRANGER, "403"), (None, "401")])
@@ -465,7 +471,7 @@ def test_upload_with_a_read_token(hub: LoopbackHub, folder: Path) -> None:
     hub.add_repo(REPO)
     with pytest.raises(HfHubHTTPError, match="403"):
         client(hub, READER).upload_folder(repo_id=REPO, folder_path=folder)
-    assert ["initial commit"] == titles(hub)
+    assert titles(hub) == ["initial commit"]
 
 
 def test_missing_file(hub: LoopbackHub, tmp_path: Path) -> None:
@@ -493,7 +499,7 @@ def test_fail(hub: LoopbackHub) -> None:
         with pytest.raises(HfHubHTTPError, match="503"):
             client(hub).model_info(REPO)
     assert client(hub).model_info(REPO).id == REPO
-    assert [503, 503, 200] == [request.status for request in hub.requests]
+    assert [request.status for request in hub.requests] == [503, 503, 200]
 
 
 def test_fail_with_headers(hub: LoopbackHub) -> None:
@@ -504,7 +510,7 @@ def test_fail_with_headers(hub: LoopbackHub) -> None:
     answer = connection.getresponse()
     connection.close()
     names = ("Retry-After", "X-Error-Code", "X-Error-Message")
-    assert (429, ["7", "RateLimited", "Slow down"]) == (answer.status, [answer.headers[name] for name in names])
+    assert (answer.status, [answer.headers[name] for name in names]) == (429, ["7", "RateLimited", "Slow down"])
 
 
 def test_heal(hub: LoopbackHub) -> None:
@@ -522,7 +528,7 @@ def test_drop_of_an_upload(hub: LoopbackHub, folder: Path) -> None:
     hub.add_repo(REPO)
     hub.drop("PUT", "/storage/*", after_bytes=100)
     client(hub).upload_folder(repo_id=REPO, folder_path=folder, allow_patterns="model.safetensors")
-    assert [None, 200] == [request.status for request in hub.requests if request.method == "PUT"]
+    assert [request.status for request in hub.requests if request.method == "PUT"] == [None, 200]
     assert hub.read(REPO, "model.safetensors") == WEIGHTS
 
 
@@ -541,11 +547,11 @@ def test_lost_answer_of_a_commit(hub: LoopbackHub, folder: Path) -> None:
     """A commit whose answer is lost has landed, once, and repeating the upload adds nothing."""
     hub.add_repo(REPO)
     hub.lose_answer("POST", "*/commit/*")
-    with pytest.raises(TransportError, match="(?i)connection|disconnected"):
+    with pytest.raises(TransportError, match=r"(?i)connection|disconnected"):
         client(hub).upload_folder(repo_id=REPO, folder_path=folder, commit_message="All")
-    assert ["All", "initial commit"] == titles(hub)
+    assert titles(hub) == ["All", "initial commit"]
     client(hub).upload_folder(repo_id=REPO, folder_path=folder, commit_message="Again")
-    assert ["All", "initial commit"] == titles(hub)
+    assert titles(hub) == ["All", "initial commit"]
 
 
 def test_flipped_bit(hub: LoopbackHub, folder: Path, tmp_path: Path) -> None:
@@ -561,7 +567,7 @@ def test_truncated_blob(hub: LoopbackHub, folder: Path, tmp_path: Path) -> None:
     """A blob that is shorter than announced is an error to the client."""
     hub.add_repo(REPO, folder)
     hub.corrupt("/storage/*", how="truncate")
-    with pytest.raises(OSError, match="(?i)consistency"):
+    with pytest.raises(OSError, match=r"(?i)consistency"):
         client(hub).hf_hub_download(REPO, "model.safetensors", cache_dir=tmp_path)
 
 
@@ -592,7 +598,10 @@ def run(program: str, environment: dict[str, str]) -> str:
     """What a Python program prints in a process that never saw this one's variables."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     command = [sys.executable, "-c", program]
-    return subprocess.run(command, env={**clean, **environment}, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(  # noqa: S603 - programs of this file
+        command, env={**clean, **environment}, check=True, capture_output=True, text=True
+    )
+    return done.stdout
 
 
 def dataset_folder(folder: Path) -> Path:
@@ -618,7 +627,7 @@ print(json.dumps([
 ]))
 """
     printed = run(program, hub.environment(tmp_path / "home")).splitlines()[-1]
-    assert [["test 0", "test 1", "test 2"], ["train 0", "train 1"], [0, 1, 2]] == json.loads(printed)
+    assert json.loads(printed) == [["test 0", "test 1", "test 2"], ["train 0", "train 1"], [0, 1, 2]]
 
 
 def test_environment_is_enough(hub: LoopbackHub, folder: Path, tmp_path: Path) -> None:
@@ -638,3 +647,14 @@ def test_environment_without_a_token(hub: LoopbackHub, tmp_path: Path) -> None:
     """Without a token a process is anonymous, whatever is stored or set around it."""
     environment = hub.environment(tmp_path / "home", None)
     assert run("from huggingface_hub import get_token; print(get_token())", environment) == "None\n"
+
+
+def test_command_line(tmp_path: Path) -> None:
+    """The server runs as a program too, and says where it is."""
+    command = [sys.executable, "-m", "tests.loopback_hub", str(tmp_path / "hub")]
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - this server
+        endpoint = str(process.stdout.readline()).strip() if process.stdout else ""
+        answer = HfApi(endpoint=endpoint, token=OWNER.value).whoami()
+        process.kill()
+    assert answer["name"] == OWNER.user

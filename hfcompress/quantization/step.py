@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from hfcompress.contracts import Forecast, Format, Json, Options, Step
 from hfcompress.registry import QUANTIZERS
@@ -18,12 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["Quantize", "QuantizeOptions"]
 
 
+def _known_quantizer(name: str) -> str:
+    QUANTIZERS.provider(name)
+    return name
+
+
 class QuantizeOptions(Options):
     """The one option that every quantizer has; the quantizer's own options validate the rest."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    runtime: str = Field(description="Where the result will run; `hfcompress list` names all quantizers.")
+    runtime: Annotated[str, AfterValidator(_known_quantizer)] = Field(
+        description="Where the result will run; `hfcompress list` names all quantizers."
+    )
 
 
 class Quantize(Step):
@@ -37,13 +44,9 @@ class Quantize(Step):
 
     @classmethod
     def options_model(cls, given: Mapping[str, Any]) -> type[Options]:
-        """Return the options of the quantizer that `runtime` names.
-
-        Raises:
-            UnknownNameError: No quantizer has that name.
-        """
+        """Return the options of the quantizer that `runtime` names, or those that say what is wrong with the name."""
         runtime = given.get("runtime")
-        return QUANTIZERS.get(runtime).Options if isinstance(runtime, str) else cls.Options
+        return QUANTIZERS.get(runtime).Options if isinstance(runtime, str) and runtime in QUANTIZERS else cls.Options
 
     @property
     def accepts(self) -> frozenset[Format]:

@@ -1,0 +1,29 @@
+"""Where checkpoints run: one module for each runtime, and the runtime that a folder is for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfcompress.contracts import Checkpoint, Format, Runtime
+from hfcompress.registry import RUNTIMES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["checkpoint_at", "runtime_of"]
+
+_RUNTIMES: dict[Format, str] = {"transformers": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
+
+
+def runtime_of(checkpoint_format: Format) -> Runtime:
+    """Return the runtime that checkpoints of a format are for."""
+    return RUNTIMES.get(_RUNTIMES[checkpoint_format])()
+
+
+def checkpoint_at(folder: Path) -> Checkpoint:
+    """Tell from its files what kind of checkpoint a folder holds."""
+    if any(folder.rglob("*.onnx")):
+        return Checkpoint(folder, "onnx")
+    if any(folder.rglob("openvino*.xml")):
+        return Checkpoint(folder, "openvino")
+    return Checkpoint(folder, "transformers")

@@ -37,16 +37,16 @@ class _OnnxRuntimeModel(Model):
             options.intra_op_num_threads = threads
         stock = _stock_class(load_config(path))
         try:
-            self._model = stock.from_pretrained(path, provider="CPUExecutionProvider", session_options=options)
+            self.stock = stock.from_pretrained(path, provider="CPUExecutionProvider", session_options=options)
         except (OSError, ValueError, RuntimeError) as error:
             msg = f"{stock.__name__} cannot load {path}: {error}"
             raise CheckpointError(msg) from error
-        self.config = self._model.config
+        self.config = self.stock.config
         self.processor = load_processor(path)
-        self.inputs = frozenset(self._model.input_names)
+        self.inputs = frozenset(self.stock.input_names)
 
     def __call__(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        return {name: value for name, value in self._model(**inputs).items() if value is not None}
+        return {name: value for name, value in self.stock(**inputs).items() if value is not None}
 
 
 class OnnxRuntime(Runtime):

@@ -22,14 +22,14 @@ __all__ = ["PyTorch"]
 
 class _PyTorchModel(Model):
     def __init__(self, path: Path) -> None:
-        self._model = load_model(path)
-        self.config = self._model.config
+        self.stock = load_model(path)
+        self.config = self.stock.config
         self.processor = load_processor(path)
-        self.inputs = frozenset(inspect.signature(self._model.forward).parameters)
+        self.inputs = frozenset(inspect.signature(self.stock.forward).parameters)
 
     @torch.inference_mode()
     def __call__(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        outputs = self._model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+        outputs = self.stock(**{name: torch.from_numpy(array) for name, array in inputs.items()})
         return {name: value.numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
 
 

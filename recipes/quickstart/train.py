@@ -85,11 +85,11 @@ class Training:
         max_zoom: Largest change of scale of an image, as a fraction.
     """
 
-    epochs: int = 40
+    epochs: int = 45
     batch_size: int = 50
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
-    feed_forward_weight_decay: float = 3.0
+    feed_forward_weight_decay: float = 2.0
     max_shift: float = 0.06
     max_degrees: float = 12.0
     max_zoom: float = 0.1
@@ -426,7 +426,8 @@ contrastive loss in which every caption of an image's class is right, AdamW, ran
 ## Data and license
 
 The weights and the script are under Apache 2.0. The training data are E. Alpaydin and C. Kaynak, *Optical Recognition
-of Handwritten Digits*, UCI Machine Learning Repository, 1998, [doi:10.24432/C50P49](https://doi.org/10.24432/C50P49), under CC BY 4.0.
+of Handwritten Digits*, UCI Machine Learning Repository, 1998,
+[doi:10.24432/C50P49](https://doi.org/10.24432/C50P49), under CC BY 4.0.
 """
 
 

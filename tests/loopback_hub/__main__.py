@@ -1,6 +1,7 @@
 """`python -m tests.loopback_hub ROOT --port N`: serves ROOT until interrupted."""
 
 import argparse
+import sys
 import threading
 from pathlib import Path
 
@@ -14,7 +15,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     arguments = parser.parse_args()
     with LoopbackHub(arguments.root, port=arguments.port) as hub:
-        print(hub.endpoint, flush=True)
+        sys.stdout.write(f"{hub.endpoint}\n")
+        sys.stdout.flush()
         threading.Event().wait()
 
 

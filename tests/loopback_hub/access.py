@@ -39,7 +39,7 @@ STRANGER = Token("hf_loopback_stranger", "mallory", "write")
 
 def parameter(request: Request, name: str) -> str:
     """A part of the path, decoded. Parts arrive quoted, for a revision may hold a slash."""
-    return unquote(cast(str, request.path_params[name]))
+    return unquote(cast("str", request.path_params[name]))
 
 
 class Gatekeeper:

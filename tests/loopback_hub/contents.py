@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlencode
 
@@ -153,23 +154,19 @@ class Contents:
     def _last_change(self, repo: Repository, commit: Commit, path: str) -> Commit:
         """The newest commit, from `commit` back, that touched a file or what is under a folder."""
         history = self._store.history(repo, commit)
-        for newer, older in zip(history, history[1:], strict=False):
+        for newer, older in pairwise(history):
             if _below(newer, path) != _below(older, path):
                 return newer
         return history[-1]
 
 
 def _below(commit: Commit, path: str) -> dict[str, str]:
-    return {
-        name: file.sha256 for name, file in commit.files.items() if name == path or name.startswith(f"{path}/")
-    }
+    return {name: file.sha256 for name, file in commit.files.items() if name == path or name.startswith(f"{path}/")}
 
 
 def _with_folders(commit: Commit) -> list[str]:
     """All files and the folders above them, sorted."""
-    folders = {
-        path.rsplit("/", depth)[0] for path in commit.files for depth in range(1, path.count("/") + 1)
-    }
+    folders = {path.rsplit("/", depth)[0] for path in commit.files for depth in range(1, path.count("/") + 1)}
     return sorted({*commit.files, *folders})
 
 

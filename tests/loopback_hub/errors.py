@@ -18,6 +18,7 @@ class HubError(Exception):
 
 async def answer_hub_error(request: Request, error: Exception) -> Response:
     """The response for a `HubError`; the client reads the headers, people read the body."""
+    del request
     if not isinstance(error, HubError):
         raise error
     headers = {"X-Error-Message": error.message}

@@ -5,10 +5,9 @@ A fault applies to the requests of one method (`*` for all) whose path matches a
 """
 
 import asyncio
-from collections.abc import MutableMapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import unquote
 
 from starlette.datastructures import Headers
@@ -161,12 +160,12 @@ class DroppableProtocol(H11Protocol):
 
         async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
             scope[TRANSPORT] = transport
-            await app(scope, receive, send)  # type: ignore[arg-type]
+            await app(scope, receive, send)
             # Without an answer the server would write one of its own to the closed connection.
             while transport.is_closing() and (await receive())["type"] != "http.disconnect":
                 pass
 
-        self.app = with_transport  # type: ignore[assignment]
+        self.app = with_transport
 
 
 def _logged(scope: Scope) -> LoggedRequest:
@@ -240,7 +239,7 @@ def _cut_send(send: Send, transport: asyncio.Transport, after_bytes: int) -> Sen
 
 def _corrupting_send(send: Send, how: Literal["flip", "truncate"]) -> Send:
     """A `send` that holds the whole answer back, and damages it if it is a success."""
-    start: MutableMapping[str, Any] = {}
+    start: Message = {}
     body = bytearray()
 
     async def corrupt(message: Message) -> None:

@@ -11,12 +11,24 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.routing import Host, Router
+from typing_extensions import Self
 
 from .access import MEMBER, OWNER, READER, STRANGER, Gatekeeper, Token
 from .contents import Contents
 from .downloads import Downloads
 from .errors import HubError, answer_hub_error
-from .faults import Corrupt, Delay, Disturbance, Drop, DroppableProtocol, Fault, LoggedRequest, LoseAnswer, Order, Refuse
+from .faults import (
+    Corrupt,
+    Delay,
+    Disturbance,
+    Drop,
+    DroppableProtocol,
+    Fault,
+    LoggedRequest,
+    LoseAnswer,
+    Order,
+    Refuse,
+)
 from .links import Links
 from .repositories import Repositories
 from .storage import Storage
@@ -78,7 +90,7 @@ class LoopbackHub:
         self._server = _Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="loopback-hub")
 
-    def __enter__(self) -> "LoopbackHub":
+    def __enter__(self) -> Self:
         """Starts answering."""
         self._thread.start()
         self._server.ready.wait()

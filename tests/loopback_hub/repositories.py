@@ -185,7 +185,7 @@ class Repositories:
     def _named(self, request: Request, fields: dict[str, Any]) -> tuple[RepoType, str]:
         """The repository that a body names; without an organization it is the user's own."""
         namespace = fields.get("organization") or self._gate.user(request).user
-        return cast(RepoType, fields.get("type", "model")), f"{namespace}/{fields['name']}"
+        return cast("RepoType", fields.get("type", "model")), f"{namespace}/{fields['name']}"
 
     def _describe(self, repo: Repository, commit: Commit, *, with_blobs: bool) -> dict[str, Any]:
         head = self._card_metadata(commit)
@@ -223,7 +223,7 @@ class Repositories:
         except yaml.YAMLError:
             return {}
         # YAML has dates, JSON has none.
-        return cast(dict[str, Any], json.loads(json.dumps(head, default=str))) if isinstance(head, dict) else {}
+        return cast("dict[str, Any]", json.loads(json.dumps(head, default=str))) if isinstance(head, dict) else {}
 
     def _config(self, commit: Commit) -> dict[str, Any]:
         """The part of config.json that the Hub shows."""

@@ -5,6 +5,8 @@
     models/<namespace>--<name>/references.json    {"refs/heads/main": oid, ...}
     models/<namespace>--<name>/commits/<oid>.json a snapshot: path -> file
     models/<namespace>--<name>/objects/<sha-256>  empty: the large file was uploaded to this repository
+
+Every file is written in one step, so a killed server leaves a store that another can serve.
 """
 
 import hashlib
@@ -258,7 +260,7 @@ class Store:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes in one step, so that a killed server leaves no half file."""
+    """Writes a whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(content)

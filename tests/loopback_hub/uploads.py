@@ -79,8 +79,10 @@ class Uploads:
         self._check_parent(parent, header.get("parentCommit"))
         files = self._changed(repo, parent, (line for line in lines if line["key"] != "header"))
         if request.query_params.get("create_pr") == "1":
-            return self._answer(repo, token, parent, files, header, self._next_pull_request(repo))
-        return self._answer(repo, token, parent, files, header, self._branch(repo, parameter(request, "revision")))
+            reference = self._next_pull_request(repo)
+        else:
+            reference = self._branch(repo, parameter(request, "revision"))
+        return self._answer(repo, token, parent, files, header, reference=reference)
 
     def _answer(
         self,
@@ -89,6 +91,7 @@ class Uploads:
         parent: Commit,
         files: dict[str, StoredFile],
         header: dict[str, str],
+        *,
         reference: str,
     ) -> Response:
         title, description = header["summary"], header.get("description", "")
@@ -101,9 +104,7 @@ class Uploads:
             body["pullRequestUrl"] = f"{page}/discussions/{reference.removeprefix('refs/pr/')}"
         return JSONResponse(body)
 
-    def _changed(
-        self, repo: Repository, parent: Commit, operations: Iterable[dict[str, Any]]
-    ) -> dict[str, StoredFile]:
+    def _changed(self, repo: Repository, parent: Commit, operations: Iterable[dict[str, Any]]) -> dict[str, StoredFile]:
         """The files of `parent` after the operations of a commit."""
         files = dict(parent.files)
         for operation in operations:

@@ -1,0 +1,100 @@
+"""Rows of a dataset, from the Hub or from a folder, under the names that tasks and steps use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import datasets
+from datasets import Audio, Dataset, get_dataset_config_names, get_dataset_split_names, load_dataset
+
+from hfcompress.contracts import Rows
+from hfcompress.errors import DataError
+from hfcompress.hub import content_revision, resolve_dataset
+from hfcompress.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hfcompress.recipe import DataReference
+
+__all__ = ["load_rows"]
+
+
+def load_rows(reference: DataReference, needed: Iterable[str]) -> Rows:
+    """Load the rows that an entry of a recipe's `data` describes.
+
+    Args:
+        reference: Dataset, split and the mapping of canonical names to the dataset's columns.
+        needed: Canonical columns that whoever uses the rows cannot do without.
+
+    Raises:
+        DataError: The dataset, the configuration, the split or a column does not exist, or the split is empty.
+        HubError: The Hub refused or could not be reached.
+    """
+    local = reference.is_local
+    revision = content_revision(Path(reference.dataset)) if local else resolve_dataset(reference.dataset, reference.revision)
+    dataset = _load(reference, None if local else revision)
+    title = _title(reference)
+    for name, column in reference.columns.items():
+        if column not in dataset.column_names:
+            msg = (
+                f"{title} has no column {column!r} (for {name!r}){did_you_mean(column, dataset.column_names)}; "
+                f"it has: {', '.join(dataset.column_names)}"
+            )
+            raise DataError(msg)
+    dataset = _canonical(dataset, reference.columns)
+    for name in needed:
+        if name not in dataset.column_names:
+            msg = (
+                f"{title} gives no {name!r}: map one of its columns with `columns: {{{name}: ...}}`; "
+                f"it has: {', '.join(dataset.column_names)}"
+            )
+            raise DataError(msg)
+    if not len(dataset):
+        msg = f"{title}: the split {reference.split!r} holds no rows"
+        raise DataError(msg)
+    return Rows(dataset, title, revision, reference.split)
+
+
+def _title(reference: DataReference) -> str:
+    return Path(reference.dataset).name if reference.is_local else reference.dataset
+
+
+def _load(reference: DataReference, revision: str | None) -> Dataset:
+    path = reference.dataset
+    try:
+        return load_dataset(path, reference.config, split=reference.split, revision=revision)
+    except ValueError as error:
+        raise DataError(_explain(reference, path, error)) from error
+    except (FileNotFoundError, ConnectionError, OSError, datasets.exceptions.DatasetsError) as error:
+        msg = f"{_title(reference)} cannot be loaded: {error}"
+        raise DataError(msg) from error
+
+
+def _explain(reference: DataReference, path: str, error: ValueError) -> str:
+    """Say which configuration or split does not exist and which ones do."""
+    title = _title(reference)
+    try:
+        configs = get_dataset_config_names(path)
+        config = reference.config or (configs[0] if configs else None)
+        if config not in configs:
+            return f"{title} has no configuration {config!r}{did_you_mean(str(config), configs)}; it has: {', '.join(configs)}"
+        splits = get_dataset_split_names(path, config)
+    except (ValueError, OSError, datasets.exceptions.DatasetsError):
+        return f"{title} cannot be loaded: {error}"
+    name = reference.split.split("[")[0]
+    if name in splits:
+        return f"{title}: the split {reference.split!r} cannot be read: {error}"
+    return f"{title} has no split {name!r}{did_you_mean(name, splits)}; it has: {', '.join(splits)}"
+
+
+def _canonical(dataset: Dataset, columns: dict[str, str]) -> Dataset:
+    """Rename the mapped columns and leave audio undecoded, so that no codec library is needed to list it."""
+    if columns:
+        dataset = dataset.select_columns(sorted(set(columns.values())))
+        dataset = dataset.rename_columns({column: name for name, column in columns.items() if column != name})
+    for name, feature in dataset.features.items():
+        if isinstance(feature, Audio):
+            dataset = dataset.cast_column(name, Audio(sampling_rate=feature.sampling_rate, decode=False))
+    return dataset

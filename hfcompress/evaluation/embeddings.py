@@ -1,0 +1,66 @@
+"""Embeddings of a dual encoder: each text and each image goes through the model once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hfcompress.errors import CheckpointError
+from hfcompress.inputs import image_inputs, text_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hfcompress.contracts import Model, Progress, Rows
+
+    Array = np.ndarray[Any, np.dtype[np.float32]]
+
+__all__ = ["embed_images", "embed_texts", "normalised"]
+
+
+def embed_images(model: Model, rows: Rows, batch_size: int, progress: Progress) -> Array:
+    """Return the unit embeddings of the column `image`: float32 of shape (rows, width).
+
+    The graph of a dual encoder wants both inputs in every call; one short text goes along with each batch and its
+    embedding is dropped.
+
+    Raises:
+        CheckpointError: The model gives no `image_embeds`.
+    """
+    companion = text_inputs(model.processor, ["-"])
+    batches = progress.track(rows.batches(batch_size), -(-len(rows) // batch_size), "image batches")
+    return np.concatenate([
+        _call(model, {**image_inputs(model.processor, batch["image"]), **companion}, "image_embeds") for batch in batches
+    ])
+
+
+def embed_texts(model: Model, texts: Sequence[str], rows: Rows, batch_size: int, progress: Progress) -> Array:
+    """Return the unit embeddings of texts: float32 of shape (texts, width); one image of `rows` goes along.
+
+    Raises:
+        CheckpointError: The model gives no `text_embeds`.
+    """
+    companion = image_inputs(model.processor, next(rows.batches(1))["image"])
+    starts = progress.track(range(0, len(texts), batch_size), -(-len(texts) // batch_size), "text batches")
+    return np.concatenate([
+        _call(model, {**text_inputs(model.processor, texts[start : start + batch_size]), **companion}, "text_embeds")
+        for start in starts
+    ])
+
+
+def normalised(vectors: Array) -> Array:
+    """Scale each row to unit length."""
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def _call(model: Model, inputs: dict[str, np.ndarray[Any, Any]], output: str) -> Array:
+    outputs = model({name: array for name, array in inputs.items() if name in model.inputs})
+    if output not in outputs:
+        msg = f"a {model.config.model_type!r} model gives {', '.join(outputs)} and no {output}, so it is not a dual encoder"
+        raise CheckpointError(msg)
+    vectors = outputs[output]
+    if not np.isfinite(vectors).all():
+        msg = f"the model gives {output} that are not finite"
+        raise CheckpointError(msg)
+    return normalised(vectors.astype(np.float32))

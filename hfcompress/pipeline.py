@@ -1,0 +1,205 @@
+"""The whole story: from a recipe to a smaller checkpoint, with the proof of what was kept."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfcompress.artifact import check_output, describe, staging
+from hfcompress.contracts import Checkpoint, Forecast, Progress, StepContext, StepRecord
+from hfcompress.data import load_rows
+from hfcompress.errors import DataError, HfcompressError, RecipeError
+from hfcompress.extras import require_extra
+from hfcompress.gates import check_gates
+from hfcompress.hub import Pushed, Source, download_weights, push_folder, resolve_model
+from hfcompress.measure import Evaluation, artifact_record, cost_measurements, source_record
+from hfcompress.recipe import Recipe, load_recipe
+from hfcompress.registry import TASKS
+from hfcompress.report import RecipeRecord, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hfcompress.contracts import Rows
+    from hfcompress.yaml_text import KeyPath
+
+__all__ = ["Plan", "plan", "run"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, read from configurations alone.
+
+    Attributes:
+        source: The model, with its revision resolved.
+        forecasts: The source, and what each step makes of it.
+    """
+
+    source: Source
+    forecasts: tuple[Forecast, ...]
+
+
+def plan(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()) -> Plan:
+    """Say what a recipe will change, without reading any weights.
+
+    Raises:
+        RecipeError: The recipe has mistakes, or a step cannot be applied to this model.
+        MissingExtraError: A step needs an extra that is not installed.
+        HubError: The model cannot be looked up.
+    """
+    from hfcompress.anatomy import load_config, meta_model
+
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    steps = [spec.build() for spec in recipe.steps]
+    for step in steps:
+        if step.extra is not None:
+            require_extra(step.extra)
+    source = resolve_model(recipe.model.id, recipe.model.revision)
+    config = load_config(source.path)
+    parameters = meta_model(config).num_parameters()
+    forecasts = [Forecast(config, "transformers", parameters, 4 * parameters)]
+    for index, step in enumerate(steps):
+        try:
+            forecasts.append(step.forecast(forecasts[-1]))
+        except HfcompressError as error:
+            raise _at(recipe, ("steps", index), error) from error
+    return Plan(source, tuple(forecasts))
+
+
+def run(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    output: str | Path | None = None,
+    push: bool = True,
+    progress: Progress | None = None,
+) -> Report:
+    """Compress a model as a recipe says, measure what was gained and lost, and leave an artifact.
+
+    Args:
+        recipe: A YAML file, its values, or a loaded recipe.
+        overrides: Each `a.b.0.c=value`, applied to the recipe.
+        output: The artifact's folder; by default `out/` and the recipe's name.
+        push: Whether a `push` block of the recipe is followed.
+        progress: Hears how far the run is.
+
+    Returns:
+        The report, which is also in the artifact's folder. Its `failed_gates` are empty if all gates hold; nothing is
+        pushed if one does not.
+
+    Raises:
+        UsageError: The recipe, the output folder or the installation does not allow the run.
+        RunError: The run failed; no artifact is left.
+    """
+    progress = progress or Progress()
+    progress.stage("validate")
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    folder = Path(output) if output is not None else Path("out", recipe.name)
+    check_output(folder)
+
+    progress.stage("plan")
+    the_plan = plan(recipe)
+    for forecast in the_plan.forecasts[1:]:
+        for change in forecast.changes:
+            progress.note(change)
+
+    progress.stage("load")
+    rows = _load_data(recipe)
+    source = Checkpoint(download_weights(the_plan.source), "transformers")
+
+    with staging(folder) as scratch:
+        progress.stage("evaluate the source")
+        evaluation = Evaluation(recipe, rows, progress)
+        evaluation.take_source(source)
+
+        artifact, records, last_weights = _apply_steps(recipe, source, rows, scratch, progress)
+
+        progress.stage("evaluate the result")
+        quality = evaluation.compare_with(artifact)
+
+        progress.stage("benchmark")
+        costs = cost_measurements(recipe.benchmark, source, artifact, last_weights, scratch / "float32", progress)
+
+        progress.stage("report")
+        measurements = (*costs.measurements, *quality)
+        gates = check_gates(recipe.gates, measurements)
+        held = all(gate.held for gate in gates)
+        pushing = push and held and recipe.push is not None
+        report = Report(
+            source=source_record(the_plan.source, the_plan.forecasts[0]),
+            recipe=RecipeRecord.of(recipe.text),
+            steps=records,
+            measurements=measurements,
+            gates=gates,
+            artifact=artifact_record(recipe, artifact, recipe.push.repo if pushing and recipe.push else None),
+            environment=costs.environment,
+        )
+        describe(report, artifact.path)
+
+    if pushing and recipe.push is not None:
+        progress.stage("push")
+        pushed = _push(recipe, folder)
+        progress.note(f"pushed to {pushed.url}")
+    return report
+
+
+def _load_data(recipe: Recipe) -> dict[str, Rows]:
+    """Load every entry of `data`, with the columns that the tasks on it need."""
+    needed: dict[str, set[str]] = {name: set() for name in recipe.data}
+    for spec in recipe.evaluate:
+        needed[spec.options.data] |= TASKS.get(spec.task).columns
+    rows: dict[str, Rows] = {}
+    for name, reference in recipe.data.items():
+        try:
+            rows[name] = load_rows(reference, needed[name])
+        except DataError as error:
+            raise _at(recipe, ("data", name), error) from error
+    return rows
+
+
+def _apply_steps(
+    recipe: Recipe, source: Checkpoint, rows: Mapping[str, Rows], scratch: Path, progress: Progress
+) -> tuple[Checkpoint, tuple[StepRecord, ...], Path]:
+    """Take the checkpoint through the steps.
+
+    Returns:
+        The last checkpoint, which lies in `scratch/artifact`; the record of each step; the last folder with weights in
+        safetensors.
+    """
+    checkpoint, weights, records = source, source.path, []
+    for index, spec in enumerate(recipe.steps):
+        progress.stage(f"step {index + 1}/{len(recipe.steps)}: {spec.use}")
+        step = spec.build()
+        last = index + 1 == len(recipe.steps)
+        folder = scratch / ("artifact" if last else f"step-{index + 1}")
+        folder.mkdir()
+        name = getattr(spec.options, "calibration", None)
+        context = StepContext(rows[name] if name else None, recipe.seed, progress)
+        start = time.perf_counter()
+        detail = step.apply(checkpoint, folder, context)
+        records.append(StepRecord(spec.use, round(time.perf_counter() - start, 3), cached=False, detail=detail))
+        checkpoint = Checkpoint(folder, step.produces)
+        weights = folder if step.produces == "transformers" else weights
+    return checkpoint, tuple(records), weights
+
+
+def _push(recipe: Recipe, folder: Path) -> Pushed:
+    wanted = recipe.push
+    if wanted is None:
+        msg = "the recipe has no push block"
+        raise ValueError(msg)
+    return push_folder(
+        folder,
+        wanted.repo,
+        private=wanted.private,
+        create_pr=wanted.create_pr,
+        revision=wanted.revision,
+        message=wanted.message,
+    )
+
+
+def _at(recipe: Recipe, path: KeyPath, error: HfcompressError) -> RecipeError:
+    """Return the error as a mistake of the recipe, with its place."""
+    return RecipeError([recipe.problem(path, str(error))])
