@@ -1,2 +1,68 @@
-"""Make multimodal checkpoints smaller and faster, and prove what was kept."""
-__all__: list[str] = []
+"""Make multimodal Hugging Face checkpoints smaller and faster, and prove what was kept.
+
+>>> import hfcompress
+>>> report = hfcompress.run("recipe.yaml")
+>>> report["zero_shot_accuracy"].compressed.value
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hfcompress.api import apply_step, load, prune, quantize
+    from hfcompress.errors import GateError, HfcompressError, RunError, UsageError
+    from hfcompress.hub import push_folder as push
+    from hfcompress.inspection import inspect
+    from hfcompress.pipeline import plan, run
+    from hfcompress.recipe import Recipe, load_recipe
+    from hfcompress.report import Report
+
+__version__ = version("hfcompress")
+
+_PUBLIC = {
+    "GateError": "hfcompress.errors:GateError",
+    "HfcompressError": "hfcompress.errors:HfcompressError",
+    "Recipe": "hfcompress.recipe:Recipe",
+    "Report": "hfcompress.report:Report",
+    "RunError": "hfcompress.errors:RunError",
+    "UsageError": "hfcompress.errors:UsageError",
+    "apply_step": "hfcompress.api:apply_step",
+    "inspect": "hfcompress.inspection:inspect",
+    "load": "hfcompress.api:load",
+    "load_recipe": "hfcompress.recipe:load_recipe",
+    "plan": "hfcompress.pipeline:plan",
+    "prune": "hfcompress.api:prune",
+    "push": "hfcompress.hub:push_folder",
+    "quantize": "hfcompress.api:quantize",
+    "run": "hfcompress.pipeline:run",
+}
+
+__all__ = [
+    "GateError",
+    "HfcompressError",
+    "Recipe",
+    "Report",
+    "RunError",
+    "UsageError",
+    "apply_step",
+    "inspect",
+    "load",
+    "load_recipe",
+    "plan",
+    "prune",
+    "push",
+    "quantize",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    """Import a public name on first use, so that `import hfcompress` does not import torch."""
+    if name not in _PUBLIC:
+        msg = f"module 'hfcompress' has no attribute {name!r}"
+        raise AttributeError(msg)
+    module, _, attribute = _PUBLIC[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["Tower", "copy_processor", "find_towers", "load_config", "load_model", "meta_model", "model_class", "select_towers", "shapes_of", "sub_configs"]
+__all__ = [
+    "Tower",
+    "copy_processor",
+    "find_towers",
+    "load_config",
+    "load_model",
+    "meta_model",
+    "model_class",
+    "select_towers",
+    "shapes_of",
+    "sub_configs",
+]
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,11 @@ def load_model(path: Path) -> PreTrainedModel:
 def copy_processor(source: Path, output: Path) -> None:
     """Copy the processor's files as they are: everything small that is neither weights, configuration nor card."""
     for file in source.iterdir():
-        if file.is_file() and file.suffix in {".json", ".txt", ".model", ".jinja"} and not (output / file.name).exists():
+        if (
+            file.is_file()
+            and file.suffix in {".json", ".txt", ".model", ".jinja"}
+            and not (output / file.name).exists()
+        ):
             shutil.copyfile(file, output / file.name)
 
 

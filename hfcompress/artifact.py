@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from hfcompress.report import Report
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["check_output", "describe", "staging"]
+__all__ = ["check_output", "describe", "name_repository", "staging"]
 
 RECIPE_NAME = "recipe.yaml"
 CARD_NAME = "README.md"
@@ -62,3 +63,14 @@ def describe(report: Report, folder: Path) -> None:
     (folder / "assets").mkdir()
     pictures = draw_pictures(report, folder)
     (folder / CARD_NAME).write_text(render_card(report, pictures), encoding="utf-8")
+
+
+def name_repository(folder: Path, repo: str) -> None:
+    """Write the repository that an artifact is pushed to into its report and card, where it is not there yet.
+
+    Raises:
+        CheckpointError: The folder is not an artifact of hfcompress.
+    """
+    report = Report.load(folder)
+    if report.artifact.repo != repo:
+        describe(replace(report, artifact=replace(report.artifact, repo=repo)), folder)

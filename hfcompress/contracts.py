@@ -261,6 +261,14 @@ class Runtime(ABC):
         """
 
     @abstractmethod
+    def describe(self, config: PretrainedConfig) -> str:
+        """Say how a model of this configuration gets into the runtime ("exported as zero-shot-image-classification").
+
+        Raises:
+            QuantizationError: The runtime has no export for this architecture.
+        """
+
+    @abstractmethod
     def load_class(self, path: Path) -> str:
         """Return the stock class that loads the folder ("transformers.CLIPModel")."""
 

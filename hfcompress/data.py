@@ -33,7 +33,9 @@ def load_rows(reference: DataReference, needed: Iterable[str]) -> Rows:
         HubError: The Hub refused or could not be reached.
     """
     local = reference.is_local
-    revision = content_revision(Path(reference.dataset)) if local else resolve_dataset(reference.dataset, reference.revision)
+    revision = (
+        content_revision(Path(reference.dataset)) if local else resolve_dataset(reference.dataset, reference.revision)
+    )
     dataset = _load(reference, None if local else revision)
     title = _title(reference)
     for name, column in reference.columns.items():

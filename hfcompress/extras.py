@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, distribution, requires
+from importlib.metadata import PackageNotFoundError, distribution, metadata, requires
 
 from packaging.requirements import Requirement
 
 from hfcompress.errors import MissingExtraError
 
-__all__ = ["require_extra"]
+__all__ = ["EXTRAS", "require_extra"]
+
+EXTRAS: frozenset[str] = frozenset(metadata("hfcompress").get_all("Provides-Extra") or ())
+"""The extras of hfcompress."""
 
 
 def require_extra(extra: str) -> None:

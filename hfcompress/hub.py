@@ -24,7 +24,16 @@ from hfcompress.errors import CheckpointError, HubError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Pushed", "Source", "content_revision", "download_weights", "push_folder", "resolve_dataset", "resolve_model"]
+__all__ = [
+    "Pushed",
+    "Source",
+    "content_revision",
+    "download_all",
+    "download_weights",
+    "push_folder",
+    "resolve_dataset",
+    "resolve_model",
+]
 
 _LIGHT = ["*.json", "*.txt", "*.model", "*.jinja", "README.md"]
 _WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
@@ -77,7 +86,7 @@ def resolve_model(name: str, revision: str) -> Source:
     """Look a model up, resolve its revision to a commit, and fetch everything but the weights.
 
     Args:
-        name: Hub id, or an absolute folder.
+        name: Hub id, or a folder; a relative one wins over a Hub id if it exists.
         revision: Branch, tag or commit; of no meaning for a folder.
 
     Raises:
@@ -85,9 +94,12 @@ def resolve_model(name: str, revision: str) -> Source:
         CheckpointError: The folder does not exist or holds no configuration.
     """
     folder = Path(name)
-    if folder.is_absolute():
+    if folder.is_absolute() or folder.is_dir():
+        folder = folder.resolve()
         if not (folder / "config.json").is_file():
-            msg = f"{folder} holds no config.json, so it is not a checkpoint; give a folder that `save_pretrained` wrote"
+            msg = (
+                f"{folder} holds no config.json, so it is not a checkpoint; give a folder that `save_pretrained` wrote"
+            )
             raise CheckpointError(msg)
         return Source(folder.name, content_revision(folder), folder, on_hub=False, **_license(folder))
     with _explained(f"model {name}", revision):
@@ -112,6 +124,18 @@ def download_weights(source: Source) -> Path:
     if not any(source.path.glob("*.safetensors")):
         msg = f"{source.id} holds no safetensors weights; hfcompress loads nothing else"
         raise CheckpointError(msg)
+    return source.path
+
+
+def download_all(source: Source) -> Path:
+    """Return the folder with everything that the repository holds.
+
+    Raises:
+        HubError: The Hub refused or could not be reached.
+    """
+    if source.on_hub:
+        with _explained(f"model {source.id}", source.revision):
+            snapshot_download(source.id, revision=source.revision)
     return source.path
 
 

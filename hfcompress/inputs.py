@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import AutoProcessor
 
 from hfcompress.anatomy import sub_configs
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 
+_PIL_ONLY = {"use_fast": False} if transformers.__version__.startswith("4.") else {}
+"""Version 5 of transformers chooses by what is installed, and warns of the argument."""
+
 __all__ = ["example_inputs", "image_inputs", "load_processor", "row_inputs", "text_inputs"]
+
 
 def example_inputs(
     model: PreTrainedModel, batch_size: int = 2, tokens: int = 16, seed: int = 0
@@ -69,9 +74,7 @@ def _part(config: PretrainedConfig, *keys: str) -> PretrainedConfig:
     raise CheckpointError(msg)
 
 
-def _token_ids(
-    part: PretrainedConfig, batch_size: int, tokens: int, generator: torch.Generator
-) -> torch.Tensor:
+def _token_ids(part: PretrainedConfig, batch_size: int, tokens: int, generator: torch.Generator) -> torch.Tensor:
     """Random token ids that end with the end-of-text token, at which several text towers pool."""
     tokens = min(tokens, getattr(part, "max_position_embeddings", None) or tokens)
     ids = torch.randint(0, part.vocab_size, (batch_size, tokens), generator=generator)
@@ -89,7 +92,7 @@ def load_processor(path: Path) -> ProcessorMixin:
         CheckpointError: The folder has no processor files that transformers can read.
     """
     try:
-        return AutoProcessor.from_pretrained(path, use_fast=False)
+        return AutoProcessor.from_pretrained(path, **_PIL_ONLY)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         msg = f"no processor can be loaded from {path}: {error}"
         raise CheckpointError(msg) from error

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hfcompress.contracts import Rows
     from hfcompress.yaml_text import KeyPath
 
-__all__ = ["Plan", "plan", "run"]
+__all__ = ["Plan", "default_output", "plan", "run"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,11 @@ def plan(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[st
     return Plan(source, tuple(forecasts))
 
 
+def default_output(recipe: Recipe) -> Path:
+    """Return where the artifact goes if nobody says: `out/` and the recipe's name, in the current folder."""
+    return Path("out", recipe.name)
+
+
 def run(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
@@ -96,7 +101,7 @@ def run(
     progress = progress or Progress()
     progress.stage("validate")
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
-    folder = Path(output) if output is not None else Path("out", recipe.name)
+    folder = Path(output) if output is not None else default_output(recipe)
     check_output(folder)
 
     progress.stage("plan")

@@ -108,7 +108,9 @@ STEPS: Registry[type[Step]] = Registry(
 )
 TASKS: Registry[type[Task]] = Registry(
     "task",
-    {"zero-shot-image-classification": "hfcompress.evaluation.zero_shot_image_classification:ZeroShotImageClassification"},
+    {
+        "zero-shot-image-classification": "hfcompress.evaluation.zero_shot_image_classification:ZeroShotImageClassification"
+    },
 )
 RUNTIMES: Registry[type[Runtime]] = Registry(
     "runtime",

@@ -30,9 +30,12 @@ def embed_images(model: Model, rows: Rows, batch_size: int, progress: Progress) 
     """
     companion = text_inputs(model.processor, ["-"])
     batches = progress.track(rows.batches(batch_size), -(-len(rows) // batch_size), "image batches")
-    return np.concatenate([
-        _call(model, {**image_inputs(model.processor, batch["image"]), **companion}, "image_embeds") for batch in batches
-    ])
+    return np.concatenate(
+        [
+            _call(model, {**image_inputs(model.processor, batch["image"]), **companion}, "image_embeds")
+            for batch in batches
+        ]
+    )
 
 
 def embed_texts(model: Model, texts: Sequence[str], rows: Rows, batch_size: int, progress: Progress) -> Array:
@@ -43,10 +46,14 @@ def embed_texts(model: Model, texts: Sequence[str], rows: Rows, batch_size: int,
     """
     companion = image_inputs(model.processor, next(rows.batches(1))["image"])
     starts = progress.track(range(0, len(texts), batch_size), -(-len(texts) // batch_size), "text batches")
-    return np.concatenate([
-        _call(model, {**text_inputs(model.processor, texts[start : start + batch_size]), **companion}, "text_embeds")
-        for start in starts
-    ])
+    return np.concatenate(
+        [
+            _call(
+                model, {**text_inputs(model.processor, texts[start : start + batch_size]), **companion}, "text_embeds"
+            )
+            for start in starts
+        ]
+    )
 
 
 def normalised(vectors: Array) -> Array:

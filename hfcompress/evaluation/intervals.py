@@ -23,9 +23,7 @@ def proportion(successes: int, trials: int) -> Value:
     return Value(successes / trials, float(interval.low), float(interval.high))
 
 
-def bootstrapped(
-    samples: np.ndarray[Any, Any], statistic: Callable[..., np.ndarray[Any, Any]], seed: int = 0
-) -> Value:
+def bootstrapped(samples: np.ndarray[Any, Any], statistic: Callable[..., np.ndarray[Any, Any]], seed: int = 0) -> Value:
     """Return a statistic of the samples with its percentile bootstrap interval (Efron 1979).
 
     Args:

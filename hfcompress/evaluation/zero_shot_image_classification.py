@@ -83,9 +83,7 @@ class ZeroShotImageClassification(Task):
         anchors = normalised(texts.reshape(len(names), len(templates), -1).mean(axis=1))
         return ZeroShotPredictions(images, texts, (images @ anchors.T).argmax(axis=1))
 
-    def compare(
-        self, source: ZeroShotPredictions, compressed: ZeroShotPredictions, rows: Rows
-    ) -> list[Measurement]:
+    def compare(self, source: ZeroShotPredictions, compressed: ZeroShotPredictions, rows: Rows) -> list[Measurement]:
         """Measure accuracy of both, and how near the compressed model's embeddings and decisions are to the source's."""
         import numpy as np
 

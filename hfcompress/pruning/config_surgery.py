@@ -92,9 +92,7 @@ def _best_edit(
     return best
 
 
-def _candidates(
-    config: PretrainedConfig, built: Shapes, wanted: Shapes, wrong: set[str]
-) -> Iterator[Edit]:
+def _candidates(config: PretrainedConfig, built: Shapes, wanted: Shapes, wrong: set[str]) -> Iterator[Edit]:
     """Yield the edits that could turn a built dimension into the wanted one: equal integers, and ratios in proportion."""
     changes = {
         (before, after)

@@ -126,9 +126,7 @@ def _sharers(
 ) -> dict[tuple[str, bool], tuple[int, ...]] | None:
     """Return (layer, is output) → channels there, for one output channel of `root`; `None` where channels are mixed."""
     found: dict[tuple[str, bool], tuple[int, ...]] = {}
-    for dependency, channels in graph.get_pruning_group(
-        root, torch_pruning.prune_linear_out_channels, idxs=[channel]
-    ):
+    for dependency, channels in graph.get_pruning_group(root, torch_pruning.prune_linear_out_channels, idxs=[channel]):
         target = dependency.target
         if isinstance(target.module, torch.nn.Linear):
             produces = graph.is_out_channel_pruning_fn(dependency.handler)

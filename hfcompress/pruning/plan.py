@@ -89,7 +89,9 @@ def plan_pruning(config: PretrainedConfig, ratios: Mapping[str, TowerRatios], mu
     cuts: list[Cut] = []
     for name, tower in select_towers(couplings, ratios).items():
         if not couplings[tower]:
-            msg = f"the tower {name!r} has no feed-forward layer to prune; `hfcompress inspect` shows what each tower has"
+            msg = (
+                f"the tower {name!r} has no feed-forward layer to prune; `hfcompress inspect` shows what each tower has"
+            )
             raise PruningError(msg)
         ratio = ratios[name].ffn if name in ratios else ratios["all"].ffn
         cuts += [Cut(name, coupling, kept_units(coupling.size, ratio, multiple_of)) for coupling in couplings[tower]]

@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 
     from hfcompress.pruning.graph import Coupling, Member
 
-__all__ = ["TOLERANCE", "Removal", "compare_outputs", "mask", "rebuild", "run", "slice_shapes", "slice_state", "unit_weights"]
+__all__ = [
+    "TOLERANCE",
+    "Removal",
+    "compare_outputs",
+    "mask",
+    "rebuild",
+    "run",
+    "slice_shapes",
+    "slice_state",
+    "unit_weights",
+]
 
 TOLERANCE = 1e-4
 """Largest accepted difference between the sliced and the masked model, relative to the scale of the output."""
@@ -58,9 +68,7 @@ def slice_state(state: Mapping[str, torch.Tensor], removals: Iterable[Removal]) 
     return sliced
 
 
-def slice_shapes(
-    shapes: Mapping[str, tuple[int, ...]], removals: Iterable[Removal]
-) -> dict[str, tuple[int, ...]]:
+def slice_shapes(shapes: Mapping[str, tuple[int, ...]], removals: Iterable[Removal]) -> dict[str, tuple[int, ...]]:
     """Return the shapes that `slice_state` gives, without touching a weight."""
     sliced = dict(shapes)
     for name, cuts in _cuts(removals).items():

@@ -152,9 +152,7 @@ class OnnxRuntimeQuantizer(Step):
             shutil.move(Path(scratch) / "ort_config.json", output.parent / "ort_config.json")
         return {"quantized_nodes": len(nodes.weighted), "float_nodes": len(nodes.unweighted)}
 
-    def _calibrate(
-        self, graph: Path, exported: Checkpoint, operators: list[str], context: StepContext
-    ) -> TensorsData:
+    def _calibrate(self, graph: Path, exported: Checkpoint, operators: list[str], context: StepContext) -> TensorsData:
         """Return the range of every tensor, from rows that pass through the float32 graph batch by batch.
 
         Raises:

@@ -35,6 +35,8 @@ class _OnnxRuntimeModel(Model):
         options = onnxruntime.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
+            # idle workers that spin would slow down whatever runs beside this session
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         stock = _stock_class(load_config(path))
         try:
             self.stock = stock.from_pretrained(path, provider="CPUExecutionProvider", session_options=options)
@@ -78,6 +80,10 @@ class OnnxRuntime(Runtime):
         copy_processor(checkpoint.path, output)
         return Checkpoint(output, "onnx")
 
+    def describe(self, config: PretrainedConfig) -> str:
+        """Say under which task optimum exports the model."""
+        return f"exported by optimum as {export_task(config)}"
+
     def load_class(self, path: Path) -> str:
         """Return optimum's class for the architecture."""
         return f"optimum.onnxruntime.{_stock_class(load_config(path)).__name__}"
@@ -104,7 +110,8 @@ def _candidates(config: PretrainedConfig) -> list[tuple[str, type[ORTModel]]]:
         (task, stock)
         for stock in _stock_classes()
         if stock.auto_model_class._model_mapping.get(type(config), type).__name__ == architecture  # noqa: SLF001
-        and (task := TasksManager.infer_task_from_model(stock.auto_model_class, library_name="transformers")) in supported
+        and (task := TasksManager.infer_task_from_model(stock.auto_model_class, library_name="transformers"))
+        in supported
     ]
     if not found:
         msg = f"optimum's ONNX exporter knows {config.model_type!r} ({', '.join(supported)}) but no class that loads a {architecture}"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    from transformers import PretrainedConfig
 
 __all__ = ["PyTorch"]
 
@@ -48,6 +49,11 @@ class PyTorch(Runtime):
         """Return the checkpoint as it is: it is already what torch runs."""
         del output
         return checkpoint
+
+    def describe(self, config: PretrainedConfig) -> str:
+        """Say that nothing has to be done."""
+        del config
+        return "as it is"
 
     def load_class(self, path: Path) -> str:
         """Return the class that the configuration names."""

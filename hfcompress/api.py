@@ -1,0 +1,118 @@
+"""Every step as a function, and a way to load whatever came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from hfcompress.contracts import Checkpoint, Rows, StepContext
+from hfcompress.errors import UsageError
+from hfcompress.extras import require_extra
+from hfcompress.hub import download_all, download_weights, resolve_model
+from hfcompress.registry import STEPS
+from hfcompress.runtimes import checkpoint_at, runtime_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hfcompress.contracts import Json
+
+__all__ = ["apply_step", "load", "prune", "quantize"]
+
+
+def prune(
+    model: str | Path,
+    *,
+    output: str | Path,
+    calibration: Dataset | None = None,
+    revision: str = "main",
+    seed: int = 0,
+    **options: Any,  # noqa: ANN401 - validated by the step's own options
+) -> dict[str, Json]:
+    """Prune a checkpoint; the options are those of `use: prune` in a recipe. See `apply_step`."""
+    return apply_step("prune", model, output=output, calibration=calibration, revision=revision, seed=seed, **options)
+
+
+def quantize(
+    model: str | Path,
+    *,
+    output: str | Path,
+    calibration: Dataset | None = None,
+    revision: str = "main",
+    seed: int = 0,
+    **options: Any,  # noqa: ANN401 - validated by the step's own options
+) -> dict[str, Json]:
+    """Quantize a checkpoint; the options are those of `use: quantize` in a recipe. See `apply_step`."""
+    return apply_step(
+        "quantize", model, output=output, calibration=calibration, revision=revision, seed=seed, **options
+    )
+
+
+def apply_step(
+    use: str,
+    model: str | Path,
+    *,
+    output: str | Path,
+    calibration: Dataset | None = None,
+    revision: str = "main",
+    seed: int = 0,
+    **options: Any,  # noqa: ANN401 - validated by the step's own options
+) -> dict[str, Json]:
+    """Apply one registered step to a checkpoint and write the result into a new folder.
+
+    Args:
+        use: Name of the step.
+        model: Hub id or folder.
+        output: The folder to write; it must not exist, or be empty.
+        calibration: Rows with the columns that the model reads (`image`, `text`), for steps that calibrate.
+        revision: Branch, tag or commit on the Hub.
+        seed: Seeds everything random.
+        options: What a recipe would say beside `use`.
+
+    Returns:
+        What the step says of its work.
+
+    Raises:
+        UsageError: The options are not those of the step, or the output folder is not empty.
+        RunError: The step failed.
+    """
+    folder = Path(output)
+    if folder.exists() and any(folder.iterdir()):
+        msg = f"the output folder {folder} is not empty; choose another one"
+        raise UsageError(msg)
+    if calibration is not None:
+        options["calibration"] = "calibration"
+    step_class = STEPS.get(use)
+    try:
+        step = step_class(step_class.options_model(options).model_validate(options))
+    except ValidationError as error:
+        lines = [f"{use}: {'.'.join(map(str, row['loc']))}: {row['msg']}" for row in error.errors()]
+        raise UsageError("\n".join(lines)) from error
+    if step.extra is not None:
+        require_extra(step.extra)
+    source = resolve_model(str(model), revision)
+    checkpoint = Checkpoint(download_weights(source), "transformers")
+    rows = None if calibration is None else Rows(calibration, "calibration", calibration._fingerprint, "all")  # noqa: SLF001
+    folder.mkdir(parents=True, exist_ok=True)
+    return step.apply(checkpoint, folder, StepContext(rows, seed))
+
+
+def load(model: str | Path, revision: str = "main") -> Any:  # noqa: ANN401 - whatever stock class the artifact is for
+    """Load an artifact with the stock class of the runtime that it is for.
+
+    Args:
+        model: Hub id or folder.
+        revision: Branch, tag or commit on the Hub.
+
+    Returns:
+        A transformers model for a torch checkpoint, an `ORTModelFor...` for an ONNX export.
+
+    Raises:
+        HubError: The Hub refused or could not be reached.
+        CheckpointError: The folder holds nothing that can be loaded.
+    """
+    checkpoint = checkpoint_at(download_all(resolve_model(str(model), revision)))
+    runtime = runtime_of(checkpoint.format)
+    return runtime.load(checkpoint.path).stock
