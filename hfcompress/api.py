@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def apply_step(
         RunError: The step failed.
     """
     folder = Path(output)
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         msg = f"the output folder {folder} is not empty; choose another one"
         raise UsageError(msg)
     if calibration is not None:
@@ -95,8 +96,15 @@ def apply_step(
     source = resolve_model(str(model), revision)
     checkpoint = Checkpoint(download_weights(source), "transformers")
     rows = None if calibration is None else Rows(calibration, "calibration", calibration._fingerprint, "all")  # noqa: SLF001
-    folder.mkdir(parents=True, exist_ok=True)
-    return step.apply(checkpoint, folder, StepContext(rows, seed))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        result = Path(scratch, "result")
+        result.mkdir()
+        detail = step.apply(checkpoint, result, StepContext(rows, seed))
+        if folder.exists():
+            folder.rmdir()
+        result.rename(folder)
+    return detail
 
 
 def load(model: str | Path, revision: str = "main") -> Any:  # noqa: ANN401 - whatever stock class the artifact is for

@@ -9,36 +9,43 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import safe_open
 
-from hfcompress.evaluation.intervals import bootstrapped
+from hfcompress.intervals import bootstrapped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from hfcompress.contracts import Model, Progress, Value
+    from hfcompress.contracts import Checkpoint, Format, Model, Progress, Value
 
-__all__ = ["ABOUT", "alternate", "default_threads", "latency", "parameters_of", "size_bytes"]
+__all__ = ["alternate", "default_threads", "latency", "parameters_of", "size_bytes"]
 
-ABOUT = frozenset({"README.md", "report.json", "recipe.yaml", ".gitattributes"})
-"""Files that tell about a checkpoint and that nobody needs to run it; `assets/` holds the card's pictures."""
+_WEIGHTS: dict[Format, tuple[str, ...]] = {
+    "transformers": ("model.safetensors", "model-*-of-*.safetensors"),
+    "onnx": ("**/*.onnx", "**/*.onnx_data"),
+    "openvino": ("**/*.xml", "**/*.bin"),
+}
+_DESCRIPTION = ("*.json", "*.txt", "*.model", "*.jinja")
+_ABOUT = "report.json"
+"""The one of these files that tells about a checkpoint and that nobody needs to run it."""
 
 _CALLS_A_TURN = 5
 _REST_S = 0.02
 
 
-def size_bytes(folder: Path) -> int:
-    """Return the bytes of everything that is needed to load a folder: weights, configuration and processor."""
-    return sum(
-        file.stat().st_size
-        for file in folder.rglob("*")
-        if file.is_file() and file.name not in ABOUT and file.relative_to(folder).parts[0] != "assets"
-    )
+def size_bytes(checkpoint: Checkpoint) -> int:
+    """Return the bytes of what is needed to load a checkpoint: weights in its format, configuration and processor.
+
+    Whatever else lies in a folder, such as weights for another library, does not count.
+    """
+    patterns = (*_WEIGHTS[checkpoint.format], *_DESCRIPTION)
+    files = {file for pattern in patterns for file in checkpoint.path.glob(pattern) if file.name != _ABOUT}
+    return sum(file.stat().st_size for file in files)
 
 
 def parameters_of(folder: Path) -> int:
-    """Return the number of weights in a folder's safetensors files, from their headers alone."""
+    """Return the number of weights of a transformers checkpoint, from the headers of its safetensors files alone."""
     total = 0
-    for file in folder.glob("*.safetensors"):
+    for file in (file for pattern in _WEIGHTS["transformers"] for file in folder.glob(pattern)):
         with safe_open(file, framework="numpy") as tensors:
             total += sum(int(np.prod(tensors.get_slice(name).get_shape())) for name in tensors.keys())  # noqa: SIM118
     return total

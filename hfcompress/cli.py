@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from hfcompress.errors import GateError, HfcompressError, HubError
+from hfcompress.errors import CheckpointError, GateError, HfcompressError, NotOnHubError, PushError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hfcompress.contracts import Progress
+    from hfcompress.errors import Problem
+    from hfcompress.recipe import Push
     from hfcompress.report import Report
 
 __all__ = ["app", "main"]
@@ -60,25 +62,29 @@ def run(
     as_json: _AsJson = False,  # noqa: FBT002
 ) -> None:
     """Compress a model as a recipe says, measure what was kept, and push it if the recipe says so."""
-    _quiet()
-    from hfcompress import pipeline
     from hfcompress.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or ())
+    _quiet()
+    from hfcompress import pipeline
+    from hfcompress.report import Report
+
     folder = output or pipeline.default_output(loaded)
+    failure: PushError | None = None
     try:
         with _progress() as progress:
             report = pipeline.run(loaded, output=folder, push=push, progress=progress)
-    except HubError as error:
-        if loaded.push is None or not (folder / "report.json").is_file():
-            raise
-        msg = f"{error}\nThe artifact is in {folder}. To push it again:\n  {_push_command(folder, loaded.push)}"
-        raise HubError(msg) from error
+    except PushError as error:
+        failure = error
+        report = Report.load(folder)
     _print_report(report, as_json=as_json)
-    _stderr.print(f"The artifact and its card are in {folder}", markup=False, highlight=False, soft_wrap=True)
+    _tell(f"The artifact and its card are in {folder}")
+    if failure is not None and loaded.push is not None:
+        msg = f"{failure}\nTo push it again:\n  {_push_command(folder, loaded.push)}"
+        raise PushError(msg) from failure
     if report.failed_gates:
         details = "\n".join(gate.detail for gate in report.failed_gates)
-        msg = f"a gate of the recipe was not met; the artifact is kept in {folder}, nothing was pushed\n{details}"
+        msg = f"A gate of the recipe does not hold, so nothing was pushed:\n{details}"
         raise GateError(msg)
 
 
@@ -91,7 +97,7 @@ def validate(
     from hfcompress.errors import RecipeError
     from hfcompress.recipe import load_recipe
 
-    problems = []
+    problems: list[Problem] = []
     for recipe in recipes:
         try:
             load_recipe(recipe, overrides or ())
@@ -106,11 +112,14 @@ def validate(
 @app.command()
 def plan(recipe: _RecipePath, overrides: _Overrides = None, as_json: _AsJson = False) -> None:  # noqa: FBT002
     """Say what each step of a recipe will change; reads configurations, no weights."""
+    from hfcompress.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
     _quiet()
     from hfcompress import pipeline
     from hfcompress.display import plan_table
 
-    the_plan = pipeline.plan(recipe, overrides or ())
+    the_plan = pipeline.plan(loaded)
     if as_json:
         rows = [
             {
@@ -139,7 +148,8 @@ def inspect(
     from hfcompress.display import anatomy_tables
     from hfcompress.inspection import inspect as look
 
-    anatomy = look(model, revision)
+    with _arguments():
+        anatomy = look(model, revision)
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(anatomy), indent=2))
     else:
@@ -160,7 +170,8 @@ def push(
     from hfcompress.artifact import name_repository
     from hfcompress.hub import push_folder
 
-    name_repository(folder, repo)
+    with _arguments():
+        name_repository(folder, repo)
     pushed = push_folder(folder, repo, private=private, create_pr=create_pr, revision=revision, message=message)
     typer.echo(pushed.url)
 
@@ -168,21 +179,15 @@ def push(
 @app.command(name="list")
 def list_names(as_json: _AsJson = False) -> None:  # noqa: FBT002
     """Name every registered step, quantizer, importance, task and runtime, and who provides it."""
-    from rich.table import Table
-
     from hfcompress.registry import REGISTRIES
 
     if as_json:
         rows = {registry.noun: {name: registry.provider(name) for name in registry} for registry in REGISTRIES}
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table()
-    for column in ("kind", "name", "provider"):
-        table.add_column(column)
-    for registry in REGISTRIES:
-        for name in registry:
-            table.add_row(registry.noun, name, registry.provider(name))
-    Console().print(table)
+    from hfcompress.display import registry_table
+
+    Console().print(registry_table(REGISTRIES))
 
 
 @app.command()
@@ -209,10 +214,9 @@ def _explain(error: Exception) -> int:
     if os.environ.get("HFCOMPRESS_DEBUG") == "1":
         _stderr.print_exception()
     if isinstance(error, HfcompressError):
-        _stderr.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        _tell(str(error))
         return error.exit_code
-    text = f"hfcompress failed: {type(error).__name__}: {error}\nSet HFCOMPRESS_DEBUG=1 to see where."
-    _stderr.print(text, markup=False, highlight=False, soft_wrap=True)
+    _tell(f"hfcompress failed: {type(error).__name__}: {error}\nSet HFCOMPRESS_DEBUG=1 to see where.")
     return 1
 
 
@@ -228,6 +232,15 @@ def _progress() -> Iterator[Progress]:
         progress.finish()
 
 
+@contextlib.contextmanager
+def _arguments() -> Iterator[None]:
+    """Turn what is wrong with a model that the command line names into a mistake of the command line."""
+    try:
+        yield
+    except (CheckpointError, NotOnHubError) as error:
+        raise UsageError(str(error)) from error
+
+
 def _print_report(report: Report, *, as_json: bool) -> None:
     from hfcompress.display import report_table
 
@@ -237,14 +250,16 @@ def _print_report(report: Report, *, as_json: bool) -> None:
         Console().print(report_table(report))
 
 
-def _push_command(folder: Path, wanted: object) -> str:
-    flags = [("--private", "private"), ("--pr", "create_pr")]
-    words = ["hfcompress", "push", str(folder), str(getattr(wanted, "repo", ""))]
-    words += [flag for flag, name in flags if getattr(wanted, name, False)]
-    for flag, name in (("--revision", "revision"), ("--message", "message")):
-        if getattr(wanted, name, None):
-            words += [flag, str(getattr(wanted, name))]
+def _push_command(folder: Path, wanted: Push) -> str:
+    words = ["hfcompress", "push", str(folder), wanted.repo]
+    words += ["--private"] * wanted.private + ["--pr"] * wanted.create_pr
+    words += ["--revision", wanted.revision] if wanted.revision else []
+    words += ["--message", wanted.message] if wanted.message else []
     return shlex.join(words)
+
+
+def _tell(text: str) -> None:
+    _stderr.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _quiet() -> None:

@@ -41,10 +41,10 @@ def load_rows(reference: DataReference, needed: Iterable[str]) -> Rows:
     for name, column in reference.columns.items():
         if column not in dataset.column_names:
             msg = (
-                f"{title} has no column {column!r} (for {name!r}){did_you_mean(column, dataset.column_names)}; "
+                f"{title} has no column {column!r}{did_you_mean(column, dataset.column_names)}; "
                 f"it has: {', '.join(dataset.column_names)}"
             )
-            raise DataError(msg)
+            raise DataError(msg, ("columns", name))
     dataset = _canonical(dataset, reference.columns)
     for name in needed:
         if name not in dataset.column_names:
@@ -55,7 +55,7 @@ def load_rows(reference: DataReference, needed: Iterable[str]) -> Rows:
             raise DataError(msg)
     if not len(dataset):
         msg = f"{title}: the split {reference.split!r} holds no rows"
-        raise DataError(msg)
+        raise DataError(msg, ("split",))
     return Rows(dataset, title, revision, reference.split)
 
 
@@ -68,27 +68,32 @@ def _load(reference: DataReference, revision: str | None) -> Dataset:
     try:
         return load_dataset(path, reference.config, split=reference.split, revision=revision)
     except ValueError as error:
-        raise DataError(_explain(reference, path, error)) from error
-    except (FileNotFoundError, ConnectionError, OSError, datasets.exceptions.DatasetsError) as error:
+        raise _explained(reference, revision, error) from error
+    except (OSError, datasets.exceptions.DatasetsError) as error:
         msg = f"{_title(reference)} cannot be loaded: {error}"
-        raise DataError(msg) from error
+        raise DataError(msg, ("dataset",)) from error
 
 
-def _explain(reference: DataReference, path: str, error: ValueError) -> str:
+def _explained(reference: DataReference, revision: str | None, error: ValueError) -> DataError:
     """Say which configuration or split does not exist and which ones do."""
     title = _title(reference)
     try:
-        configs = get_dataset_config_names(path)
+        configs = get_dataset_config_names(reference.dataset, revision=revision)
         config = reference.config or (configs[0] if configs else None)
         if config not in configs:
-            return f"{title} has no configuration {config!r}{did_you_mean(str(config), configs)}; it has: {', '.join(configs)}"
-        splits = get_dataset_split_names(path, config)
+            nearest = did_you_mean(str(config), configs)
+            return DataError(
+                f"{title} has no configuration {config!r}{nearest}; it has: {', '.join(configs)}", ("config",)
+            )
+        splits = get_dataset_split_names(reference.dataset, config, revision=revision)
     except (ValueError, OSError, datasets.exceptions.DatasetsError):
-        return f"{title} cannot be loaded: {error}"
+        return DataError(f"{title} cannot be loaded: {error}", ("dataset",))
     name = reference.split.split("[")[0]
     if name in splits:
-        return f"{title}: the split {reference.split!r} cannot be read: {error}"
-    return f"{title} has no split {name!r}{did_you_mean(name, splits)}; it has: {', '.join(splits)}"
+        return DataError(f"{title}: the split {reference.split!r} cannot be read: {error}", ("split",))
+    return DataError(
+        f"{title} has no split {name!r}{did_you_mean(name, splits)}; it has: {', '.join(splits)}", ("split",)
+    )
 
 
 def _canonical(dataset: Dataset, columns: dict[str, str]) -> Dataset:

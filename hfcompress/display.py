@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -18,22 +19,27 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from hfcompress.contracts import Measurement, Progress
+from hfcompress.contracts import Format, Measurement, Progress
 from hfcompress.report import describe_change, format_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from rich.progress import TaskID
+    from rich.console import Console, RenderableType
+    from rich.progress import Task, TaskID
+    from typing_extensions import Self
 
     from hfcompress.contracts import Value
     from hfcompress.inspection import Anatomy
     from hfcompress.pipeline import Plan
+    from hfcompress.registry import Registry
     from hfcompress.report import Report
 
-__all__ = ["LineProgress", "TerminalProgress", "anatomy_tables", "plan_table", "report_table"]
+__all__ = ["LineProgress", "TerminalProgress", "anatomy_tables", "plan_table", "registry_table", "report_table"]
 
 _MEGA = 1e6
+_SOURCES: dict[Format, str] = {"transformers": "source", "onnx": "float32 ONNX", "openvino": "float32 OpenVINO"}
+"""Title of the column with the source's values: what it is in the artifact's own runtime."""
 
 
 class LineProgress(Progress):
@@ -52,22 +58,32 @@ class LineProgress(Progress):
         self._console.print(f"            {text}", markup=False, highlight=False, soft_wrap=True)
 
 
+class _Counted(ProgressColumn):
+    """A column that is empty for a stage, of which nobody knows how much is done."""
+
+    def __init__(self, column: ProgressColumn) -> None:
+        super().__init__()
+        self._column = column
+
+    def render(self, task: Task) -> RenderableType:
+        """Return the column's cell for what is counted."""
+        return self._column.render(task) if task.fields.get("counted") else ""
+
+
 class TerminalProgress(Progress):
-    """A live display: every stage with its time, and a bar for the rows, batches or layers of the current one."""
+    """A live display: every stage with its time; for the current one what is done, of how much, and the time left."""
 
     def __init__(self, console: Console) -> None:
         self._bars = Bars(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            *(_Counted(column) for column in (BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())),
             console=console,
         )
         self._stage: TaskID | None = None
 
-    def __enter__(self) -> TerminalProgress:
+    def __enter__(self) -> Self:
         """Start the display."""
         self._bars.start()
         return self
@@ -89,7 +105,7 @@ class TerminalProgress(Progress):
 
     def track(self, items: Iterable[Any], total: int, label: str) -> Iterator[Any]:
         """Show a bar while the items are worked through."""
-        bar = self._bars.add_task(f"  {escape(label)}", total=total)
+        bar = self._bars.add_task(f"  {escape(label)}", total=total, counted=True)
         for item in items:
             yield item
             self._bars.advance(bar)
@@ -102,21 +118,26 @@ class TerminalProgress(Progress):
 
 def report_table(report: Report) -> Table:
     """Return source, result and change of every measurement."""
-    table = Table(title=escape(f"{report.source.id} → {report.artifact.format}"), title_justify="left")
-    table.add_column("measurement")
     published = any(row.as_published is not None for row in report.measurements)
-    if published:
-        table.add_column("source, as published", justify="right")
-    table.add_column("source, float32 in this runtime" if published else "source", justify="right")
-    table.add_column("compressed", justify="right")
+    table = _table(escape(f"{report.source.id} → {report.artifact.format}"))
+    table.add_column("")
+    for name in ("n", *(["torch"] if published else []), _SOURCES[report.artifact.format], "compressed"):
+        table.add_column(name, justify="right")
     table.add_column("change")
     for row in report.measurements:
-        values = [row.as_published] if published else []
-        cells = [_cell(row, value) for value in (*values, row.source, row.compressed)]
-        table.add_row(row.label + (f" (n = {row.n})" if row.n else ""), *cells, describe_change(row))
-    for gate in report.failed_gates:
-        table.caption = f"[bold red]gate not met:[/] {escape(gate.detail)}"
+        values = (*([row.as_published] if published else []), row.source, row.compressed)
+        table.add_row(
+            escape(row.label),
+            "" if row.n is None else str(row.n),
+            *(_cell(row, value) for value in values),
+            describe_change(row),
+        )
     return table
+
+
+def _table(title: str | None = None) -> Table:
+    """Return a table that leaves the width of a small terminal to its cells."""
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 def _cell(row: Measurement, value: Value | None) -> str:
@@ -125,10 +146,10 @@ def _cell(row: Measurement, value: Value | None) -> str:
 
 def plan_table(plan: Plan) -> Table:
     """Return what each step will change, and the predicted parameters and size after it."""
-    table = Table(title=escape(f"{plan.source.id} @ {plan.source.revision[:12]}"), title_justify="left")
-    for name in ("step", "what it will change"):
-        table.add_column(name)
-    for name in ("parameters", "weights, predicted"):
+    table = _table(escape(f"{plan.source.id} @ {plan.source.revision[:12]}"))
+    table.add_column("step")
+    table.add_column("what it will change", overflow="fold")
+    for name in ("parameters", "weights"):
         table.add_column(name, justify="right")
     for index, forecast in enumerate(plan.forecasts):
         table.add_row(
@@ -142,11 +163,9 @@ def plan_table(plan: Plan) -> Table:
 
 def anatomy_tables(anatomy: Anatomy) -> tuple[Table, Table]:
     """Return the towers with their axes, and the runtimes."""
-    towers = Table(
-        title=escape(f"{anatomy.id} ({anatomy.architecture}, {anatomy.parameters:,} parameters)"), title_justify="left"
-    )
+    towers = _table(escape(f"{anatomy.id} ({anatomy.architecture}, {anatomy.parameters:,} parameters)"))
     for name in ("tower", "module", "parameters", "axis", "sizes", "stock configuration"):
-        towers.add_column(name)
+        towers.add_column(name, overflow="fold")
     for tower in anatomy.towers:
         for axis in tower.axes:
             towers.add_row(
@@ -157,12 +176,23 @@ def anatomy_tables(anatomy: Anatomy) -> tuple[Table, Table]:
                 _runs(axis.sizes),
                 escape(axis.obstacle or "\n".join(axis.config_edits)),
             )
-    runtimes = Table()
+    runtimes = _table()
     for name in ("runtime", "available", "how"):
         runtimes.add_column(name)
     for runtime in anatomy.runtimes:
         runtimes.add_row(runtime.name, "yes" if runtime.available else "no", escape(runtime.detail))
     return towers, runtimes
+
+
+def registry_table(registries: Iterable[Registry[object]]) -> Table:
+    """Return every registered name and who provides it."""
+    table = _table()
+    for column in ("kind", "name", "provider"):
+        table.add_column(column, overflow="fold")
+    for registry in registries:
+        for name in registry:
+            table.add_row(registry.noun, escape(name), escape(registry.provider(name)))
+    return table
 
 
 def _runs(sizes: tuple[int, ...]) -> str:

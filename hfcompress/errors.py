@@ -15,13 +15,18 @@
     │   ├── ProofError             a result is not what it must be, so it is thrown away
     │   ├── QuantizationError      an export or a quantization cannot be made
     │   └── HubError               the Hub refused or could not be reached
+    │       ├── NotOnHubError      no such repository or revision, or not for this token
+    │       └── PushError          an artifact is ready and could not be pushed
     └── GateError                  a gate of the recipe does not hold             (exit code 3)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "CheckpointError",
@@ -30,10 +35,12 @@ __all__ = [
     "HfcompressError",
     "HubError",
     "MissingExtraError",
+    "NotOnHubError",
     "OutputError",
     "Problem",
     "ProofError",
     "PruningError",
+    "PushError",
     "QuantizationError",
     "RecipeError",
     "RunError",
@@ -108,7 +115,11 @@ class CheckpointError(RunError):
 
 
 class DataError(RunError):
-    """A dataset lacks what the recipe needs of it."""
+    """A dataset lacks what the recipe needs of it; `key` is the path of the recipe's key below the entry of `data`."""
+
+    def __init__(self, message: str, key: tuple[str, ...] = ()) -> None:
+        self.key = key
+        super().__init__(message)
 
 
 class PruningError(RunError):
@@ -125,6 +136,18 @@ class QuantizationError(RunError):
 
 class HubError(RunError):
     """The Hub refused a call or could not be reached."""
+
+
+class NotOnHubError(HubError):
+    """A repository or one of its revisions does not exist, or this token may not see it; `part` says which."""
+
+    def __init__(self, message: str, part: Literal["repository", "revision"]) -> None:
+        self.part = part
+        super().__init__(message)
+
+
+class PushError(HubError):
+    """An artifact is ready in its folder and could not be pushed."""
 
 
 class GateError(HfcompressError):

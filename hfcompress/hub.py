@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hfcompress.errors import CheckpointError, HubError
+from hfcompress.errors import CheckpointError, HubError, NotOnHubError, PushError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _LIGHT = ["*.json", "*.txt", "*.model", "*.jinja", "README.md"]
-_WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
+_WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors"]
 _CHUNK = 1 << 20
 _REFUSED = {401, 403}
 
@@ -121,8 +121,8 @@ def download_weights(source: Source) -> Path:
     if source.on_hub:
         with _explained(f"model {source.id}", source.revision):
             snapshot_download(source.id, revision=source.revision, allow_patterns=[*_LIGHT, *_WEIGHTS])
-    if not any(source.path.glob("*.safetensors")):
-        msg = f"{source.id} holds no safetensors weights; hfcompress loads nothing else"
+    if not any(match for pattern in _WEIGHTS for match in source.path.glob(pattern)):
+        msg = f"{source.id} holds no model.safetensors; hfcompress loads nothing but safetensors"
         raise CheckpointError(msg)
     return source.path
 
@@ -169,14 +169,18 @@ def push_folder(
         message: Message of the commit.
 
     Raises:
-        HubError: The Hub refused or could not be reached; the folder is as it was.
+        PushError: The Hub refused or could not be reached; the folder is as it was.
+        CheckpointError: There is no such folder.
     """
+    if not folder.is_dir():
+        msg = f"there is no folder {folder} to push"
+        raise CheckpointError(msg)
     operations = [
         CommitOperationAdd(file.relative_to(folder).as_posix(), file)
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     ]
-    with _explained(f"model {repo}", revision):
+    with _push_explained(), _explained(f"model {repo}", revision):
         api = HfApi()
         repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
         if revision is not None and not create_pr:
@@ -203,6 +207,14 @@ def _license(folder: Path) -> dict[str, str | None]:
 
 
 @contextmanager
+def _push_explained() -> Iterator[None]:
+    try:
+        yield
+    except HubError as error:
+        raise PushError(str(error)) from error
+
+
+@contextmanager
 def _explained(what: str, revision: str | None) -> Iterator[None]:
     """Turn what the client raises into one sentence that says what to do next."""
     try:
@@ -212,10 +224,10 @@ def _explained(what: str, revision: str | None) -> Iterator[None]:
         raise HubError(msg) from error
     except RevisionNotFoundError as error:
         msg = f"the {what} has no revision {revision!r}; look at its branches and tags on its page"
-        raise HubError(msg) from error
+        raise NotOnHubError(msg, "revision") from error
     except RepositoryNotFoundError as error:
-        msg = f"the {what} does not exist, or it is private: check the name, or log in with `hf auth login`"
-        raise HubError(msg) from error
+        msg = f"there is no {what} on the Hub, or it is private: check the name, or log in with `hf auth login`"
+        raise NotOnHubError(msg, "repository") from error
     except OfflineModeIsEnabled as error:
         msg = f"the {what} was asked for in offline mode; unset HF_HUB_OFFLINE"
         raise HubError(msg) from error

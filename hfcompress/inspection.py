@@ -92,7 +92,7 @@ def inspect(model: str | Path, revision: str = "main") -> Anatomy:
         couplings: dict[Tower, tuple[Coupling, ...]] = tower_couplings(built)
         obstacle = None
     except HfcompressError as error:
-        couplings = {tower: () for tower in find_towers(built)}
+        couplings = dict.fromkeys(find_towers(built), ())
         obstacle = str(error)
     return Anatomy(
         source.id,

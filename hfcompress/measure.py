@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 from hfcompress.benchmark import alternate, default_threads, latency, parameters_of, size_bytes
 from hfcompress.contracts import Checkpoint, Measurement, Value
 from hfcompress.environment import environment_record
+from hfcompress.errors import DataError, RecipeError
 from hfcompress.report import ArtifactRecord, SourceRecord
 from hfcompress.runtimes import runtime_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from transformers import PretrainedConfig
 
     from hfcompress.contracts import Forecast, Progress, Rows, Task
     from hfcompress.hub import Source
@@ -30,11 +33,16 @@ class Evaluation:
 
     def __init__(self, recipe: Recipe, rows: Mapping[str, Rows], progress: Progress) -> None:
         self._tasks: list[tuple[Task, Rows]] = [(spec.build(), rows[spec.options.data]) for spec in recipe.evaluate]
+        self._recipe = recipe
         self._progress = progress
         self._baseline: list[Any] = []
 
     def take_source(self, source: Checkpoint) -> None:
-        """Run the source over all rows, in torch."""
+        """Run the source over all rows, in torch.
+
+        Raises:
+            RecipeError: The rows of an evaluation are not what its task needs.
+        """
         self._baseline = self._predict(source)
 
     def compare_with(self, artifact: Checkpoint) -> list[Measurement]:
@@ -50,7 +58,13 @@ class Evaluation:
         if not self._tasks:
             return []
         model = runtime_of(checkpoint.format).load(checkpoint.path)
-        return [task.predict(model, rows, self._progress) for task, rows in self._tasks]
+        predictions = []
+        for index, (task, rows) in enumerate(self._tasks):
+            try:
+                predictions.append(task.predict(model, rows, self._progress))
+            except DataError as error:
+                raise RecipeError([self._recipe.problem(("evaluate", index), str(error))]) from error
+        return predictions
 
 
 @dataclass(frozen=True)
@@ -117,9 +131,9 @@ def cost_measurements(
             "size on disk",
             "bytes",
             higher_is_better=False,
-            compressed=Value(size_bytes(artifact.path)),
-            source=Value(size_bytes(baseline.path)),
-            as_published=None if same else Value(size_bytes(source.path)),
+            compressed=Value(size_bytes(artifact)),
+            source=Value(size_bytes(baseline)),
+            as_published=None if same else Value(size_bytes(source)),
         ),
         Measurement(
             "parameters",
@@ -129,8 +143,8 @@ def cost_measurements(
             compressed=Value(parameters_of(weights)),
             source=Value(parameters_of(source.path)),
         ),
-        timed("latency_ms", f"latency, median, {_rows(options.batch_size)} a call", 50),
-        timed("latency_p90_ms", "latency, 90th percentile", 90),
+        timed("latency_ms", f"latency, p50, {_rows(options.batch_size)}", 50),
+        timed("latency_p90_ms", f"latency, p90, {_rows(options.batch_size)}", 90),
     )
     return Costs(measurements, environment_record(threads))
 
@@ -144,7 +158,7 @@ def source_record(source: Source, forecast: Forecast) -> SourceRecord:
         license=source.license,
         license_name=source.license_name,
         license_link=source.license_link,
-        architecture=(forecast.config.architectures or [None])[0],
+        architecture=_architecture(forecast.config),
         parameters=forecast.parameters,
     )
 
@@ -163,9 +177,13 @@ def artifact_record(recipe: Recipe, artifact: Checkpoint, repo: str | None) -> A
         },
         load_with=runtime_of(artifact.format).load_class(artifact.path),
         pipeline_tag=recipe.evaluate[0].task if recipe.evaluate else None,
-        architecture=(load_config(artifact.path).architectures or [None])[0],
+        architecture=_architecture(load_config(artifact.path)),
         repo=repo,
     )
+
+
+def _architecture(config: PretrainedConfig) -> str | None:
+    return config.architectures[0] if config.architectures else None
 
 
 def _rows(count: int) -> str:

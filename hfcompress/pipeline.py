@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hfcompress.artifact import check_output, describe, staging
 from hfcompress.contracts import Checkpoint, Forecast, Progress, StepContext, StepRecord
 from hfcompress.data import load_rows
-from hfcompress.errors import DataError, HfcompressError, RecipeError
+from hfcompress.errors import CheckpointError, DataError, HfcompressError, MissingExtraError, NotOnHubError, RecipeError
 from hfcompress.extras import require_extra
 from hfcompress.gates import check_gates
 from hfcompress.hub import Pushed, Source, download_weights, push_folder, resolve_model
@@ -20,9 +21,10 @@ from hfcompress.registry import TASKS
 from hfcompress.report import RecipeRecord, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from hfcompress.contracts import Rows
+    from hfcompress.contracts import Rows, Step
+    from hfcompress.errors import Problem
     from hfcompress.yaml_text import KeyPath
 
 __all__ = ["Plan", "default_output", "plan", "run"]
@@ -45,20 +47,19 @@ def plan(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[st
     """Say what a recipe will change, without reading any weights.
 
     Raises:
-        RecipeError: The recipe has mistakes, or a step cannot be applied to this model.
-        MissingExtraError: A step needs an extra that is not installed.
-        HubError: The model cannot be looked up.
+        RecipeError: The recipe has mistakes, the model does not exist or is no checkpoint, a step cannot be applied to
+            it, or a step needs an extra that is not installed.
+        HubError: The Hub refused or could not be reached.
     """
     from hfcompress.anatomy import load_config, meta_model
 
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     steps = [spec.build() for spec in recipe.steps]
-    for step in steps:
-        if step.extra is not None:
-            require_extra(step.extra)
-    source = resolve_model(recipe.model.id, recipe.model.revision)
-    config = load_config(source.path)
-    parameters = meta_model(config).num_parameters()
+    _require_extras(recipe, steps)
+    with _placed(recipe, ("model",), "id"):
+        source = resolve_model(recipe.model.id, recipe.model.revision)
+        config = load_config(source.path)
+        parameters = meta_model(config).num_parameters()
     forecasts = [Forecast(config, "transformers", parameters, 4 * parameters)]
     for index, step in enumerate(steps):
         try:
@@ -66,6 +67,19 @@ def plan(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[st
         except HfcompressError as error:
             raise _at(recipe, ("steps", index), error) from error
     return Plan(source, tuple(forecasts))
+
+
+def _require_extras(recipe: Recipe, steps: Sequence[Step]) -> None:
+    """Make sure that everything the steps need is installed; say of all at once what is not."""
+    problems = []
+    for index, step in enumerate(steps):
+        try:
+            if step.extra is not None:
+                require_extra(step.extra)
+        except MissingExtraError as error:
+            problems.append(recipe.problem(("steps", index), str(error)))
+    if problems:
+        raise RecipeError(problems)
 
 
 def default_output(recipe: Recipe) -> Path:
@@ -112,7 +126,8 @@ def run(
 
     progress.stage("load")
     rows = _load_data(recipe)
-    source = Checkpoint(download_weights(the_plan.source), "transformers")
+    with _placed(recipe, ("model",), "id"):
+        source = Checkpoint(download_weights(the_plan.source), "transformers")
 
     with staging(folder) as scratch:
         progress.stage("evaluate the source")
@@ -151,16 +166,24 @@ def run(
 
 
 def _load_data(recipe: Recipe) -> dict[str, Rows]:
-    """Load every entry of `data`, with the columns that the tasks on it need."""
+    """Load every entry of `data`, with the columns that the tasks on it need.
+
+    Raises:
+        RecipeError: A dataset, a split or a column does not exist; all such mistakes at once.
+    """
     needed: dict[str, set[str]] = {name: set() for name in recipe.data}
     for spec in recipe.evaluate:
         needed[spec.options.data] |= TASKS.get(spec.task).columns
     rows: dict[str, Rows] = {}
+    problems: list[Problem] = []
     for name, reference in recipe.data.items():
         try:
-            rows[name] = load_rows(reference, needed[name])
-        except DataError as error:
-            raise _at(recipe, ("data", name), error) from error
+            with _placed(recipe, ("data", name), "dataset"):
+                rows[name] = load_rows(reference, needed[name])
+        except RecipeError as error:
+            problems += error.problems
+    if problems:
+        raise RecipeError(problems)
     return rows
 
 
@@ -183,7 +206,10 @@ def _apply_steps(
         name = getattr(spec.options, "calibration", None)
         context = StepContext(rows[name] if name else None, recipe.seed, progress)
         start = time.perf_counter()
-        detail = step.apply(checkpoint, folder, context)
+        try:
+            detail = step.apply(checkpoint, folder, context)
+        except DataError as error:
+            raise (_at(recipe, ("data", name), error) if name else error) from error
         records.append(StepRecord(spec.use, round(time.perf_counter() - start, 3), cached=False, detail=detail))
         checkpoint = Checkpoint(folder, step.produces)
         weights = folder if step.produces == "transformers" else weights
@@ -203,6 +229,22 @@ def _push(recipe: Recipe, folder: Path) -> Pushed:
         revision=wanted.revision,
         message=wanted.message,
     )
+
+
+@contextmanager
+def _placed(recipe: Recipe, path: KeyPath, field: str) -> Iterator[None]:
+    """Turn what is wrong with a model or a dataset that the recipe names into a mistake of the recipe.
+
+    What is wrong with the Hub or the network is none, and passes.
+    """
+    try:
+        yield
+    except NotOnHubError as error:
+        raise _at(recipe, (*path, field if error.part == "repository" else "revision"), error) from error
+    except DataError as error:
+        raise _at(recipe, (*path, *error.key), error) from error
+    except CheckpointError as error:
+        raise _at(recipe, (*path, field), error) from error
 
 
 def _at(recipe: Recipe, path: KeyPath, error: HfcompressError) -> RecipeError:

@@ -114,7 +114,7 @@ def _limits(name: str, gate: Gate, measures: Iterable[str]) -> Iterator[Mistake]
             ("gates", name), f"{times} evaluations of this recipe measure it, expected one; remove the others"
         )
     if gate.max_drop is not None and name in COSTS:
-        message = f"{name} is a cost, not a score; expected min_ratio (source divided by result) or max_value"
+        message = f"{name} is a cost, not a score; expected min_ratio (times better than the source) or max_value"
         yield Mistake(("gates", name, "max_drop"), message)
     if gate.min_ratio is not None and name not in COSTS:
         message = f"only {', '.join(COSTS)} have a ratio; expected max_drop or min_value"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class Document:
     values: dict[str, Any]
     base: Path
     problems: tuple[Problem, ...]
-    _root: Node
+    _root: Node = field(compare=False)
 
     def problem(self, path: KeyPath, message: str) -> Problem:
         """Return the problem of a key, placed at the key or, where it is not written, at its nearest parent."""

@@ -283,7 +283,7 @@ BAD = [
         [
             (
                 "4:22: gates.size_bytes.max_drop: size_bytes is a cost, not a score; expected min_ratio "
-                "(source divided by result) or max_value"
+                "(times better than the source) or max_value"
             ),
         ],
         id="drop of a cost",

@@ -29,7 +29,7 @@ def embed_images(model: Model, rows: Rows, batch_size: int, progress: Progress) 
         CheckpointError: The model gives no `image_embeds`.
     """
     companion = text_inputs(model.processor, ["-"])
-    batches = progress.track(rows.batches(batch_size), -(-len(rows) // batch_size), "image batches")
+    batches = progress.track(rows.batches(batch_size), -(-len(rows) // batch_size), f"batches of {batch_size} images")
     return np.concatenate(
         [
             _call(model, {**image_inputs(model.processor, batch["image"]), **companion}, "image_embeds")
@@ -45,7 +45,9 @@ def embed_texts(model: Model, texts: Sequence[str], rows: Rows, batch_size: int,
         CheckpointError: The model gives no `text_embeds`.
     """
     companion = image_inputs(model.processor, next(rows.batches(1))["image"])
-    starts = progress.track(range(0, len(texts), batch_size), -(-len(texts) // batch_size), "text batches")
+    starts = progress.track(
+        range(0, len(texts), batch_size), -(-len(texts) // batch_size), f"batches of {batch_size} texts"
+    )
     return np.concatenate(
         [
             _call(
@@ -58,15 +60,17 @@ def embed_texts(model: Model, texts: Sequence[str], rows: Rows, batch_size: int,
 
 def normalised(vectors: Array) -> Array:
     """Scale each row to unit length."""
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    lengths: Array = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / lengths
 
 
 def _call(model: Model, inputs: dict[str, np.ndarray[Any, Any]], output: str) -> Array:
     outputs = model({name: array for name, array in inputs.items() if name in model.inputs})
     if output not in outputs:
-        msg = f"a {model.config.model_type!r} model gives {', '.join(outputs)} and no {output}, so it is not a dual encoder"
+        given = ", ".join(outputs)
+        msg = f"a {model.config.model_type!r} model gives {given} and no {output}, so it is not a dual encoder"
         raise CheckpointError(msg)
-    vectors = outputs[output]
+    vectors: Array = outputs[output]
     if not np.isfinite(vectors).all():
         msg = f"the model gives {output} that are not finite"
         raise CheckpointError(msg)

@@ -84,10 +84,10 @@ class ZeroShotImageClassification(Task):
         return ZeroShotPredictions(images, texts, (images @ anchors.T).argmax(axis=1))
 
     def compare(self, source: ZeroShotPredictions, compressed: ZeroShotPredictions, rows: Rows) -> list[Measurement]:
-        """Measure accuracy of both, and how near the compressed model's embeddings and decisions are to the source's."""
+        """Measure the accuracy of both, and how near the result's embeddings and decisions are to the source's."""
         import numpy as np
 
-        from hfcompress.evaluation.intervals import bootstrapped, proportion
+        from hfcompress.intervals import bootstrapped, proportion
 
         labels = np.asarray(rows.dataset["label"])
         n = len(labels)
@@ -116,9 +116,9 @@ class ZeroShotImageClassification(Task):
         ]
         return [
             measurement("zero_shot_accuracy", "top-1 accuracy", "ratio", *right),
-            measurement("top1_agreement", "same top-1 as the source", "ratio", agreement),
-            measurement("embedding_cosine_image", "image embedding, cosine to the source", "cosine", cosines[0]),
-            measurement("embedding_cosine_text", "text embedding, cosine to the source", "cosine", cosines[1]),
+            measurement("top1_agreement", "top-1 agreement", "ratio", agreement),
+            measurement("embedding_cosine_image", "image cosine", "cosine", cosines[0]),
+            measurement("embedding_cosine_text", "text cosine", "cosine", cosines[1]),
         ]
 
     def _class_names(self, rows: Rows) -> tuple[str, ...]:
@@ -130,6 +130,8 @@ class ZeroShotImageClassification(Task):
         labels = rows.dataset["label"]
         for row, label in enumerate(labels):
             if not isinstance(label, int) or not 0 <= label < len(names):
-                msg = f"row {row} of {rows.name} has the label {label!r}, which is not the number of one of the {len(names)} classes"
+                msg = (
+                    f"row {row} of {rows.name} has the label {label!r}, expected an integer from 0 to {len(names) - 1}"
+                )
                 raise DataError(msg)
         return names

@@ -1,0 +1,1 @@
+"""Quantization: one module for each runtime, behind the step `quantize`."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from onnxruntime.quantization import CalibraterBase, TensorsData
 
-    from hfcompress.contracts import StepContext
+    from hfcompress.contracts import Rows, StepContext
 
 __all__ = ["OnnxRuntimeOptions", "OnnxRuntimeQuantizer"]
 
@@ -27,17 +27,19 @@ _OPERATORS: dict[str, tuple[str, ...]] = {
     "dynamic": ("MatMul", "Gemm", "Gather"),
     "static": ("MatMul", "Gemm", "Conv", "Gather"),
 }
-"""The operators that hold a model's weights. ONNX Runtime has no fast dynamic convolution, so that one is static only."""
+"""The operators that hold a model's weights; ONNX Runtime has no fast dynamic convolution, so that is static only."""
 
 
 class OnnxRuntimeOptions(CalibratedOptions):
     """What a recipe can say of `use: quantize` with `runtime: onnxruntime`."""
 
-    runtime: Literal["onnxruntime"]
+    runtime: Literal["onnxruntime"] = Field(description="Where the result will run: ONNX Runtime on the CPU.")
     mode: Literal["dynamic", "static"] = Field(
         description="dynamic: activation ranges are taken at run time; static: from calibration rows."
     )
-    per_channel: bool = Field(True, description="One scale per output channel of a weight instead of one per weight.")
+    per_channel: bool = Field(
+        default=True, description="One scale per output channel of a weight instead of one per weight."
+    )
     batch_size: int = Field(16, ge=1, description="Calibration rows that go through the model at once.")
 
     @model_validator(mode="after")
@@ -106,14 +108,16 @@ class OnnxRuntimeQuantizer(Step):
         with tempfile.TemporaryDirectory(dir=output) as scratch:
             exported = OnnxRuntime().export(checkpoint, Path(scratch) / "float32")
             graphs = sorted((exported.path / ONNX_FOLDER).glob("*.onnx"))
-            detail = {graph.name: self._quantize(graph, exported, output / ONNX_FOLDER, context) for graph in graphs}
+            detail: dict[str, Json] = {
+                graph.name: self._quantize(graph, exported, output / ONNX_FOLDER, context) for graph in graphs
+            }
             for file in exported.path.iterdir():
                 if file.is_file():
                     shutil.copyfile(file, output / file.name)
         return {
             "mode": self.options.mode,
             "per_channel": self.options.per_channel,
-            "calibration_rows": len(context.calibration) if context.calibration else 0,
+            **_calibration(context.calibration),
             "graphs": detail,
         }
 
@@ -184,6 +188,15 @@ class OnnxRuntimeQuantizer(Step):
             msg = f"the activation {broken[0]} is not finite on the calibration rows, so it has no range to quantize to"
             raise QuantizationError(msg)
         return ranges
+
+
+def _calibration(rows: Rows | None) -> dict[str, Json]:
+    """Return which rows the ranges come from, if they come from rows."""
+    if rows is None:
+        return {}
+    return {
+        "calibration": {"dataset": rows.name, "revision": rows.revision, "split": rows.split, "rows": len(rows)},
+    }
 
 
 class _OneBatch:

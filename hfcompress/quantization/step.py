@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from hfcompress.contracts import Forecast, Format, Json, Options, Step
+from hfcompress.contracts import AnyOptions, Forecast, Format, Json, Options, Step
 from hfcompress.registry import QUANTIZERS
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ class QuantizeOptions(Options):
 class Quantize(Step):
     """Quantizes through optimum for the runtime that the recipe names."""
 
-    Options: ClassVar[type[Options]] = QuantizeOptions
+    Options: ClassVar[AnyOptions] = QuantizeOptions
 
     def __init__(self, options: Any) -> None:  # noqa: ANN401 - the options of the quantizer
         super().__init__(options)
         self._quantizer = QUANTIZERS.get(options.runtime)(options)
 
     @classmethod
-    def options_model(cls, given: Mapping[str, Any]) -> type[Options]:
+    def options_model(cls, given: Mapping[str, Any]) -> AnyOptions:
         """Return the options of the quantizer that `runtime` names, or those that say what is wrong with the name."""
         runtime = given.get("runtime")
         return QUANTIZERS.get(runtime).Options if isinstance(runtime, str) and runtime in QUANTIZERS else cls.Options

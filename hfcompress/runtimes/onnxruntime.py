@@ -114,7 +114,8 @@ def _candidates(config: PretrainedConfig) -> list[tuple[str, type[ORTModel]]]:
         in supported
     ]
     if not found:
-        msg = f"optimum's ONNX exporter knows {config.model_type!r} ({', '.join(supported)}) but no class that loads a {architecture}"
+        tasks = ", ".join(supported)
+        msg = f"optimum exports {config.model_type!r} models ({tasks}), but has no class that loads a {architecture}"
         raise QuantizationError(msg)
     return sorted(found, key=lambda pair: pair[0] == _GENERAL_TASK)
 

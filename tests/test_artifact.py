@@ -1,0 +1,81 @@
+"""Promises of the artifact's folder: written whole or not at all, and never over something that is not ours."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hfcompress.artifact import check_output, name_repository, staging
+from hfcompress.errors import CheckpointError, OutputError
+from hfcompress.report import Report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Ran
+
+
+def test_new_and_empty_folders_may_be_written(tmp_path: Path) -> None:
+    """A folder that does not exist, or is empty, is free."""
+    check_output(tmp_path)
+    check_output(tmp_path / "new")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "report.json"])
+def test_what_is_not_ours_is_refused(name: str, tmp_path: Path) -> None:
+    """Neither a folder with other files nor one with another program's report is ours."""
+    (tmp_path / name).write_text('{"schema_version": 9}', encoding="utf-8")
+    with pytest.raises(OutputError, match="already exists and is not an artifact of hfcompress"):
+        check_output(tmp_path)
+
+
+def test_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    """A file is not a folder to write to."""
+    (tmp_path / "out").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError, match="already exists"):
+        check_output(tmp_path / "out")
+
+
+def test_artifact_appears_at_the_end(tmp_path: Path) -> None:
+    """The folder is there when all is done, and no scratch beside it."""
+    with staging(tmp_path / "a" / "out") as scratch:
+        (scratch / "artifact").mkdir()
+        (scratch / "artifact" / "x").write_text("1", encoding="utf-8")
+        assert not (tmp_path / "a" / "out").exists()
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["out"]
+    assert (tmp_path / "a" / "out" / "x").read_text(encoding="utf-8") == "1"
+
+
+def test_failure_leaves_what_was_there(pruned: Ran, tmp_path: Path) -> None:
+    """A run that fails keeps the artifact of the run before."""
+    folder = shutil.copytree(pruned.folder, tmp_path / "out")
+
+    def fail() -> None:
+        with staging(folder) as scratch:
+            (scratch / "artifact").mkdir()
+            message = "no"
+            raise RuntimeError(message)
+
+    with pytest.raises(RuntimeError, match=r"^no$"):
+        fail()
+    assert Report.load(folder) == Report.load(pruned.folder)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_repository_is_named_once(pruned: Ran, tmp_path: Path) -> None:
+    """Naming the repository changes card and report alone, and no number of them."""
+    folder = shutil.copytree(pruned.folder, tmp_path / "out")
+    name_repository(folder, "me/small")
+    report = Report.load(folder)
+
+    assert report.artifact.repo == "me/small"
+    assert report.measurements == Report.load(pruned.folder).measurements
+    assert (folder / "README.md").read_text(encoding="utf-8").count('model_id = "me/small"') == 1
+
+
+def test_repository_of_no_artifact(tmp_path: Path) -> None:
+    """A folder without a report is not ours to describe."""
+    with pytest.raises(CheckpointError, match=r"is .* an artifact of hfcompress\?$"):
+        name_repository(tmp_path, "me/small")

@@ -1,0 +1,146 @@
+"""Promises of a push: one commit, what was asked for, and a folder that stays when it fails."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from huggingface_hub import snapshot_download
+
+import hfcompress
+from hfcompress.errors import CheckpointError, PushError
+from hfcompress.report import Report
+from tests.loopback_hub import STRANGER, LoopbackHub
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Cli, Ran, Write
+
+
+@pytest.fixture
+def artifact(pruned: Ran, tmp_path: Path) -> Path:
+    """Return a copy of an artifact that nobody pushed yet."""
+    return shutil.copytree(pruned.folder, tmp_path / "artifact")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return the files of a folder."""
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()
+    }
+
+
+@pytest.mark.onnxruntime
+@pytest.mark.filterwarnings("ignore")
+def test_quickstart_is_pushed(hub: LoopbackHub, quickstart: Ran, tmp_path: Path) -> None:
+    """The quickstart with a push block makes one commit; what the Hub then gives is the artifact, and loads."""
+    from optimum.onnxruntime import ORTModelForZeroShotImageClassification
+
+    assert f"pushed to {hub.endpoint}/alice/digits" in quickstart.stderr
+    (commit, created) = hub.commits("alice/digits")
+    assert (commit.title, created.title) == ("Upload out with hfcompress", "initial commit")
+    assert hub.repository("alice/digits").private
+    folder = snapshot_download("alice/digits", cache_dir=tmp_path / "cache")
+    served = {name: hub.read("alice/digits", name) for name in commit.files if name != ".gitattributes"}
+    assert served == files(quickstart.folder)
+    assert ORTModelForZeroShotImageClassification.from_pretrained(folder).config.model_type == "clip"
+
+
+def test_push_from_python(hub: LoopbackHub, artifact: Path) -> None:
+    """`hfcompress.push` says where the folder went; pushing it again is no further commit."""
+    pushed = hfcompress.push(artifact, "alice/python", message="From Python")
+    assert pushed.url == f"{hub.endpoint}/alice/python"
+    assert hub.commits("alice/python")[0].oid == pushed.commit
+    assert [commit.title for commit in hub.commits("alice/python")] == ["From Python", "initial commit"]
+    assert hfcompress.push(artifact, "alice/python").commit == pushed.commit
+    assert not hub.repository("alice/python").private
+
+
+def test_pull_request(hub: LoopbackHub, artifact: Path) -> None:
+    """A pull request leaves the branch as it is and its address is what is told."""
+    hub.add_repo("acme/theirs")
+    pushed = hfcompress.push(artifact, "acme/theirs", create_pr=True)
+    assert pushed.url == f"{hub.endpoint}/acme/theirs/discussions/1"
+    assert [commit.title for commit in hub.commits("acme/theirs")] == ["initial commit"]
+    assert "model.safetensors" in hub.commits("acme/theirs", revision="refs/pr/1")[0].files
+
+
+def test_branch(hub: LoopbackHub, artifact: Path) -> None:
+    """A branch that does not exist is made, and the main one stays."""
+    hfcompress.push(artifact, "alice/branch", revision="int8")
+    assert "model.safetensors" in hub.commits("alice/branch", revision="int8")[0].files
+    assert "model.safetensors" not in hub.commits("alice/branch")[0].files
+
+
+def test_command_names_the_repository_in_the_card(hub: LoopbackHub, artifact: Path, cli: Cli) -> None:
+    """`hfcompress push` prints the address alone; the card and the report that go up name the repository."""
+    done = cli("push", artifact, "alice/named", "--private", "--message", "Two words")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{hub.endpoint}/alice/named\n", "")
+    assert hub.repository("alice/named").private
+    assert hub.commits("alice/named")[0].title == "Two words"
+    assert Report.load(artifact).artifact.repo == "alice/named"
+    assert b'model_id = "alice/named"' in hub.read("alice/named", "README.md")
+
+
+def test_failed_push_can_be_repeated(hub: LoopbackHub, cli: Cli, write: Write, tmp_path: Path) -> None:
+    """A push that fails leaves the artifact and prints the command that repeats it, and that command works."""
+    hub.fail("POST", "/api/models/alice/later/commit/*", status=500, times=None)
+    push = {"repo": "alice/later", "private": True, "message": "It's late", "revision": "v1"}
+    done = cli("run", write(push=push), "-o", tmp_path / "my out", "--json")
+    command = done.stderr.rstrip().splitlines()[-1]
+
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["artifact"]["repo"] == "alice/later"
+    assert (
+        "the Hub refused the model alice/later (500): Ordered by the test; try again\nTo push it again:" in done.stderr
+    )
+    hub.heal()
+    program, *arguments = shlex.split(command)
+    assert program == "hfcompress"
+    again = subprocess.run([sys.executable, "-m", program, *arguments], capture_output=True, text=True, check=False)  # noqa: S603
+    assert (again.returncode, again.stdout) == (0, f"{hub.endpoint}/alice/later\n"), again.stderr
+    assert [commit.title for commit in hub.commits("alice/later", revision="v1")] == ["It's late", "initial commit"]
+
+
+def test_failed_gate_pushes_nothing(hub: LoopbackHub, cli: Cli, write: Write, tmp_path: Path) -> None:
+    """A gate that does not hold is exit code 3; the artifact stays, its card says so, the Hub is not even asked."""
+    gates = {"latency_ms": None, "size_bytes": {"min_ratio": 100}, "zero_shot_accuracy": {"min_value": 1.01}}
+    done = cli("run", write(gates=gates, push={"repo": "alice/never"}), "-o", tmp_path / "out")
+    report = Report.load(tmp_path / "out")
+
+    assert done.returncode == 3, done.stderr
+    assert "size on disk" in done.stdout
+    assert "A gate of the recipe does not hold, so nothing was pushed:" in done.stderr
+    assert (hub.requests, report.artifact.repo) == ([], None)
+    assert [gate.name for gate in report.failed_gates] == ["size_bytes", "zero_shot_accuracy"]
+    assert all(gate.detail in done.stderr for gate in report.failed_gates)
+    assert "**Not every gate of the recipe holds.**" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("token", ["", STRANGER.value, "hf_no_such_token"])
+def test_who_may_not_push(token: str, hub: LoopbackHub, cli: Cli, artifact: Path) -> None:
+    """Without a token that may write, one line says to log in; the repository is not made and the folder stays."""
+    done = cli("push", artifact, "acme/forbidden", HF_TOKEN=token)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert "log in with `hf auth login`, with a token that may write" in done.stderr
+    with pytest.raises(KeyError, match="acme/forbidden"):
+        hub.repository("acme/forbidden")
+    assert (artifact / "model.safetensors").is_file()
+
+
+def test_repository_name_that_cannot_be(artifact: Path) -> None:
+    """A name that no repository can have is refused before anything is sent."""
+    with pytest.raises(PushError, match="Repo id must"):
+        hfcompress.push(artifact, "a/b/c")
+
+
+def test_folder_that_is_not_there(tmp_path: Path) -> None:
+    """A folder that does not exist makes no empty commit."""
+    with pytest.raises(CheckpointError, match=r"^there is no folder .+/nowhere to push$"):
+        hfcompress.push(tmp_path / "nowhere", "alice/nowhere")
