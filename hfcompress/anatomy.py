@@ -33,6 +33,7 @@ __all__ = [
     "model_class",
     "select_towers",
     "shapes_of",
+    "split_tower",
     "sub_configs",
 ]
 
@@ -64,10 +65,11 @@ def load_config(path: Path) -> PretrainedConfig:
         msg = f"{path} holds no config.json, so it is not a checkpoint; give a folder that `save_pretrained` wrote"
         raise CheckpointError(msg)
     try:
-        return AutoConfig.from_pretrained(path)
+        config: PretrainedConfig = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         msg = f"transformers cannot read {path / 'config.json'}: {error}"
         raise CheckpointError(msg) from error
+    return config
 
 
 def load_model(path: Path) -> PreTrainedModel:
@@ -85,9 +87,10 @@ def load_model(path: Path) -> PreTrainedModel:
         msg = f"the weights in {path} cannot be loaded: {error}"
         raise CheckpointError(msg) from error
     if wrong := [*loading["missing_keys"], *loading["mismatched_keys"]]:
-        msg = f"the weights in {path} are incomplete: {len(wrong)} tensors are missing or of another shape, {wrong[0]} first"
+        msg = f"the weights in {path} are incomplete: {len(wrong)} tensors are missing or misshapen, {wrong[0]} first"
         raise CheckpointError(msg)
-    return model.eval()
+    loaded: PreTrainedModel = model.eval()
+    return loaded
 
 
 def copy_processor(source: Path, output: Path) -> None:
@@ -109,7 +112,7 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """
     names = config.architectures or []
     if not names:
-        msg = f"the config.json of this {config.model_type!r} model names no class in `architectures`; add it, then run again"
+        msg = f"the config.json of this {config.model_type!r} model names no class in `architectures`; add it"
         raise CheckpointError(msg)
     found = getattr(transformers, names[0], None)
     if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
@@ -128,10 +131,11 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
     config._attn_implementation = "eager"  # noqa: SLF001 - the only kernel whose every product autograd can see
     try:
         with torch.device("meta"):
-            return model_class(config)(config).eval()
+            model: PreTrainedModel = model_class(config)(config).eval()
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
         msg = f"no {model_class(config).__name__} can be built from this config: {error}"
         raise CheckpointError(msg) from error
+    return model
 
 
 def shapes_of(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
@@ -145,29 +149,58 @@ def sub_configs(config: PretrainedConfig) -> dict[str, PretrainedConfig]:
 
 
 def find_towers(model: PreTrainedModel) -> tuple[Tower, ...]:
-    """Return the towers of a model, largest module of each configuration part; the whole model where there are none."""
-    parts = sub_configs(model.config)
+    """Return every module that was built from a part of the configuration; the whole model where there are no parts."""
     towers = [
-        Tower(key.removesuffix("_config"), name, key, sum(parameter.numel() for parameter in module.parameters()))
-        for key, part in parts.items()
+        Tower(key.removesuffix("_config"), name, key, _count(module))
+        for key, part in sub_configs(model.config).items()
         for name, module in _built_from(model, part)
     ]
-    if not towers:
-        return (Tower("model", "", "", model.num_parameters()),)
-    return tuple(towers)
+    return tuple(towers) or (Tower("model", "", "", _count(model)),)
+
+
+def split_tower(model: PreTrainedModel, tower: Tower, stacks: list[str]) -> dict[str, Tower]:
+    """Tell the stacks of blocks of one tower apart, as those of an encoder and of a decoder.
+
+    Args:
+        model: The model.
+        tower: A tower with several stacks, or the whole model.
+        stacks: Dotted names of its lists of blocks.
+
+    Returns:
+        Stack → a tower of its own; the tower itself where it has but one stack.
+    """
+    if len(stacks) == 1:
+        return {stacks[0]: tower}
+    parents = [stack.rpartition(".")[0] for stack in stacks]
+    names = [parent.rpartition(".")[2] for parent in parents]
+    if len(set(names)) < len(stacks):
+        names, parents = [stack.rpartition(".")[2] for stack in stacks], stacks
+    if len(set(names)) < len(stacks):
+        names = [stack.replace(".", "_") for stack in stacks]
+    prefix = f"{tower.name}_" if tower.config_key else ""
+    return {
+        stack: Tower(prefix + name, parent, tower.config_key, _count(model.get_submodule(parent)))
+        for stack, name, parent in zip(stacks, names, parents, strict=True)
+    }
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _built_from(model: PreTrainedModel, part: PretrainedConfig) -> Iterator[tuple[str, torch.nn.Module]]:
-    """Yield the outermost module that holds a copy of this configuration part."""
+    """Yield the outermost modules that hold a copy of this configuration part."""
+    outer: list[str] = []
     for name, module in model.named_modules():
         held: Any = getattr(module, "config", None)
-        if name and type(held) is type(part) and _same(held, part):
+        inside = any(name.startswith(f"{path}.") for path in outer)
+        if name and not inside and type(held) is type(part) and _same(held, part):
+            outer.append(name)
             yield name, module
-            return
 
 
 def _same(one: PretrainedConfig, other: PretrainedConfig) -> bool:
-    """Whether two configurations describe the same module; run-time switches such as the attention kernel do not count."""
+    """Whether two configurations describe the same module; run-time switches do not count."""
     return _described(one) == _described(other)
 
 

@@ -94,7 +94,7 @@ def cost_measurements(
         progress: Hears how far the timing is.
     """
     from hfcompress.anatomy import load_config, meta_model
-    from hfcompress.inputs import example_inputs
+    from hfcompress.probes import example_inputs
 
     runtime, published = runtime_of(artifact.format), runtime_of(source.format)
     threads = options.threads or default_threads()

@@ -132,7 +132,9 @@ class Gate(_Section):
         None, ge=0, description="By how much the result may be worse than the source, in the measurement's unit."
     )
     min_ratio: float | None = Field(
-        None, gt=0, description="How many times better than the source the result must be: 4.0 asks for a quarter of the size."
+        None,
+        gt=0,
+        description="How many times better than the source the result must be: 4.0 asks for a quarter of the size.",
     )
     min_value: float | None = Field(None, description="The least that the result may reach.")
     max_value: float | None = Field(None, description="The most that the result may reach.")

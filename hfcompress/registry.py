@@ -59,7 +59,8 @@ class Registry(Generic[T]):
         for point in entry_points(group=self.group):
             held = entries.get(point.name)
             if held is not None and held.value != point.value:
-                msg = f"the {self.noun} {point.name!r} is provided twice: by {held.value} and by {point.value}; uninstall one"
+                both = f"{held.value} and by {point.value}"
+                msg = f"the {self.noun} {point.name!r} is provided twice: by {both}; uninstall one"
                 raise UsageError(msg)
             entries[point.name] = point
         return entries
@@ -109,7 +110,9 @@ STEPS: Registry[type[Step]] = Registry(
 TASKS: Registry[type[Task]] = Registry(
     "task",
     {
-        "zero-shot-image-classification": "hfcompress.evaluation.zero_shot_image_classification:ZeroShotImageClassification"
+        "zero-shot-image-classification": (
+            "hfcompress.evaluation.zero_shot_image_classification:ZeroShotImageClassification"
+        )
     },
 )
 RUNTIMES: Registry[type[Runtime]] = Registry(
@@ -126,7 +129,9 @@ QUANTIZERS: Registry[type[Step]] = Registry(
 IMPORTANCES: Registry[Importance] = Registry(
     "importance",
     {
+        "activation": "hfcompress.pruning.importance:activation",
         "magnitude": "hfcompress.pruning.importance:magnitude",
+        "obs": "hfcompress.pruning.importance:obs",
         "random": "hfcompress.pruning.importance:random",
     },
 )

@@ -56,7 +56,7 @@ def test_validate_tells_all_mistakes_of_all_files(cli: Cli, write: Write, tmp_pa
     assert (done.returncode, done.stdout) == (2, "good.yaml: ok\n")
     assert done.stderr.splitlines() == [
         "bad.yaml:1:1: version: got 2, expected 1",
-        "bad.yaml:22:1: seed: got -1, expected an integer in [0, 4294967296)",
+        "bad.yaml:23:1: seed: got -1, expected an integer in [0, 4294967296)",
         "missing.yaml: no such file",
     ]
 
@@ -228,7 +228,7 @@ def test_push_of_no_artifact(cli: Cli, tmp_path: Path) -> None:
 
 def test_terminal_shows_progress(write: Write, recipe: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     """On a terminal the display is live: stages are ticked off, what is counted has a bar, and the table ends it."""
-    file = write(evaluate=[{**recipe()["evaluate"][0], "batch_size": 1}])
+    file = write(evaluate=[{**recipe()["evaluate"][0], "batch_size": 4}])
     command = [sys.executable, "-m", "hfcompress", "run", str(file), "-o", str(tmp_path / "out")]
     chunks: list[bytes] = []
 
@@ -240,9 +240,9 @@ def test_terminal_shows_progress(write: Write, recipe: Callable[..., dict[str, A
         patch.setenv("TERM", "xterm")
         patch.setenv("COLUMNS", "80")
         status = pty.spawn(command, record)
-    shown = b"".join(chunks).decode()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", b"".join(chunks).decode())
 
     assert os.waitstatus_to_exitcode(status) == 0, shown
     assert re.search(r"✓.*evaluate the source", shown)
-    assert re.search(r"batches of 1 images.* \d+/60 .*\d:\d\d:\d\d", shown)
+    assert re.search(r"batches of 4 images \d:\d\d:\d\d [━╸╺]+ +\d+/15 [\d-]:[\d-]", shown)
     assert "size on disk" in shown.rpartition("report")[2]

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from hfcompress.errors import PruningError
-from hfcompress.pruning.compensation import CovarianceAccumulator, centre, complement, damp, fold_mean, least_squares
+from hfcompress.pruning.compensation import (
+    CovarianceAccumulator,
+    centre,
+    complement,
+    damp,
+    fold_mean,
+    least_squares,
+    row_weights,
+)
 
 KEPT = torch.tensor([0, 3, 4, 8])
 RIDGE = 1e-2
@@ -57,6 +65,27 @@ def test_rows_after_a_reading_still_count() -> None:
     rows = tokens.flatten(0, 1).double()
     torch.testing.assert_close(accumulator.covariance, rows.T @ rows)
     assert accumulator.count == 60
+
+
+def test_a_weight_counts_as_that_many_rows() -> None:
+    """A row of weight k adds what k copies of it add, and one of weight zero adds nothing."""
+    rows = activations(50).float()
+    copies = torch.arange(50) % 4
+    weighted = CovarianceAccumulator(10, chunk=16)
+    weighted.add(rows, copies)
+    repeated = CovarianceAccumulator(10, chunk=16)
+    repeated.add(rows.repeat_interleave(copies, dim=0))
+    torch.testing.assert_close(weighted.covariance, repeated.covariance)
+    torch.testing.assert_close(weighted.total, repeated.total)
+    assert weighted.count == pytest.approx(repeated.count)
+
+
+def test_rows_weigh_by_what_depends_on_them() -> None:
+    """The mean row weighs one above the floor, a row without any effect the floor, twice the gradient four times."""
+    gradients = torch.tensor([[[0.0, 0.0], [3.0, 4.0]], [[6.0, 8.0], [0.0, 5.0]]])
+    weights = row_weights(gradients, floor=0.5) - 0.5
+    torch.testing.assert_close(weights * 37.5, torch.tensor([[0.0, 25.0], [100.0, 25.0]], dtype=torch.float64))
+    assert row_weights(torch.zeros(3, 2), floor=0.5).tolist() == [0.5] * 3
 
 
 def test_with_a_bias_the_fit_is_that_of_the_rows_with_a_constant() -> None:

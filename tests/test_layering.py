@@ -15,7 +15,7 @@ LAYERS = (
     {"contracts"},
     {"registry"},
     {"extras", "environment", "yaml_text", "anatomy", "intervals"},
-    {"yaml_source", "validation", "inputs", "hub"},
+    {"yaml_source", "validation", "inputs", "probes", "hub"},
     {"runtimes", "recipe_checks", "report"},
     {"pruning", "quantization", "evaluation", "benchmark", "recipe", "gates", "plots"},
     {"card", "schema", "data", "inspection"},

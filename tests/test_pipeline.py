@@ -65,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.onnxruntime
 def test_quickstart_keeps_its_promise(quickstart: Ran) -> None:
-    """The shipped recipe ends well: all gates hold, top-1 drops by at most 0.01, the size is at most 1/3.5."""
+    """The shipped recipe ends well: its gates hold, top-1 drops by at most 0.01, the size is at most 1/3.5."""
     assert (quickstart.code, quickstart.stderr.count("Warning")) == (0, 0), quickstart.stderr
     report = Report.load(quickstart.folder)
     accuracy, size = report["zero_shot_accuracy"], report["size_bytes"]

@@ -16,14 +16,25 @@ from hfcompress.errors import PruningError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CovarianceAccumulator", "centre", "complement", "damp", "fold_mean", "least_squares", "refit"]
+__all__ = [
+    "CovarianceAccumulator",
+    "centre",
+    "complement",
+    "damp",
+    "fold_mean",
+    "least_squares",
+    "refit",
+    "row_weights",
+]
 
 _LARGEST_RIDGE = 1.0
 """Where even this share of the mean variance gives no positive definite matrix, the matrix itself is broken."""
 
 
 class CovarianceAccumulator:
-    """Sums Σ x xᵀ and Σ x over rows that come in batches, in float64.
+    """Sums Σ w x xᵀ, Σ w x and Σ w over rows x that come in batches, in float64.
+
+    The weights w are one where none are given; then the sums are Σ x xᵀ, Σ x and the number of rows.
 
     Rows are collected to chunks of a fixed size before they are multiplied, so that the speed does not depend on the
     size of the batches, nor the memory on their number: (chunk, channels) in float32 and one float64 matrix of
@@ -32,24 +43,36 @@ class CovarianceAccumulator:
     Args:
         channels: Number of channels, the length of a row.
         exact: Multiply in float64. Otherwise each chunk is multiplied in float32 and only the chunks are added in
-            float64, which is faster and gives entries off by about 1e-7 of √(Hᵢᵢ Hⱼⱼ), far below any useful ridge.
+            float64; that is 1.3 times as fast with AVX-512, and entries are off by up to 3e-7 of √(Hᵢᵢ Hⱼⱼ).
         chunk: Number of rows that are multiplied at once.
     """
 
-    def __init__(self, channels: int, *, exact: bool = False, chunk: int = 2048) -> None:
-        self.count = 0
+    def __init__(self, channels: int, *, exact: bool = True, chunk: int = 2048) -> None:
+        self.count = 0.0
         self._covariance = torch.zeros(channels, channels, dtype=torch.float64)
         self._total = torch.zeros(channels, dtype=torch.float64)
         self._buffer = torch.empty(chunk, channels, dtype=torch.float64 if exact else torch.float32)
+        self._roots = self._buffer.new_empty(chunk)
         self._filled = 0
 
-    def add(self, rows: Tensor) -> None:
-        """Add a batch of activations of shape (..., channels)."""
+    def add(self, rows: Tensor, weights: Tensor | None = None) -> None:
+        """Add a batch of activations.
+
+        Args:
+            rows: The activations, of shape (..., channels).
+            weights: How much each row counts, at least 0, of shape (...); `None` for one each. See `row_weights`.
+        """
         rows = rows.detach().reshape(-1, rows.shape[-1])
-        self.count += len(rows)
+        weights = rows.new_ones(len(rows)) if weights is None else weights.detach().reshape(-1)
+        self.count += float(weights.sum(dtype=torch.float64))
         while len(rows):
-            taken, rows = rows.tensor_split([len(self._buffer) - self._filled])
-            self._buffer[self._filled : self._filled + len(taken)] = taken
+            space = len(self._buffer) - self._filled
+            taken, rows = rows.tensor_split([space])
+            counted, weights = weights.tensor_split([space])
+            here = slice(self._filled, self._filled + len(taken))
+            self._roots[here] = counted.to(self._roots.dtype).sqrt()
+            self._buffer[here] = taken
+            self._buffer[here] *= self._roots[here, None]
             self._filled += len(taken)
             if self._filled == len(self._buffer):
                 self._flush()
@@ -68,22 +91,41 @@ class CovarianceAccumulator:
 
     def _flush(self) -> None:
         """Add the collected rows to the sums."""
-        rows = self._buffer[: self._filled]
+        rows, roots = self._buffer[: self._filled], self._roots[: self._filled]
         self._filled = 0
         if self._buffer.dtype == torch.float64:
             self._covariance.addmm_(rows.T, rows)
         else:
             self._covariance += rows.T @ rows
-        self._total += rows.sum(dim=0, dtype=torch.float64)
+        self._total += roots.to(torch.float64) @ rows.to(torch.float64)
 
 
-def centre(covariance: Tensor, total: Tensor, count: int) -> Tensor:
+def row_weights(gradients: Tensor, floor: float = 0.05) -> Tensor:
+    """Return how much each row of activations should count in a refit: how much the model's result depends on it.
+
+    The tokens of a sequence differ widely in that. In the last layer of a tower that pools one token, the others do
+    not matter at all, and a refit that counts them all alike spends itself on them.
+
+    Args:
+        gradients: For each row, the gradient of the result with respect to what the refitted map puts out there, of
+            shape (..., out). With a random projection of the model's outputs as the result, the squared norm is an
+            unbiased estimate of the row's sensitivity (Hutchinson); several projections can be stacked along `out`.
+        floor: Weight of a row that nothing depends on, where the mean row has a weight of 1 + `floor`.
+
+    Returns:
+        Float64 tensor of shape (...), at least `floor`.
+    """
+    energy = gradients.to(torch.float64).square().sum(dim=-1)
+    return energy / energy.mean().clamp_min(torch.finfo(torch.float64).tiny) + floor
+
+
+def centre(covariance: Tensor, total: Tensor, count: float) -> Tensor:
     """Return Σ (x - x̄)(x - x̄)ᵀ: what is left to explain once a free bias has absorbed the means.
 
     Args:
         covariance: Σ x xᵀ, of shape (channels, channels), float64.
         total: Σ x, of shape (channels,), float64.
-        count: Number of rows in both sums, at least 1.
+        count: Number of rows in both sums, or the sum of their weights; above 0.
     """
     return covariance - torch.outer(total, _mean(total, count))
 
@@ -160,7 +202,7 @@ def refit(weight: Tensor, damped: Tensor, kept: Tensor) -> Tensor:
 
 
 def least_squares(
-    weight: Tensor, bias: Tensor | None, covariance: Tensor, total: Tensor, count: int, kept: Tensor, ridge: float
+    weight: Tensor, bias: Tensor | None, covariance: Tensor, total: Tensor, count: float, kept: Tensor, ridge: float
 ) -> tuple[Tensor, Tensor | None]:
     """Return the linear map of the kept channels that is nearest to the old one on the calibration activations.
 
@@ -171,7 +213,7 @@ def least_squares(
         bias: b, of shape (out,), or `None` where the map has none.
         covariance: Σ x xᵀ, of shape (channels, channels), float64.
         total: Σ x, of shape (channels,), float64.
-        count: Number of rows in both sums, at least 1.
+        count: Number of rows in both sums, or the sum of their weights; above 0.
         kept: Indices of the channels that stay, of shape (kept,).
         ridge: λ as a share of the mean variance of a channel, at least 0.
 
@@ -191,14 +233,14 @@ def least_squares(
     return fitted.to(weight.dtype), shifted.to(bias.dtype)
 
 
-def fold_mean(weight: Tensor, bias: Tensor, total: Tensor, count: int, kept: Tensor) -> Tensor:
+def fold_mean(weight: Tensor, bias: Tensor, total: Tensor, count: float, kept: Tensor) -> Tensor:
     """Return the bias with the mean contribution of the removed channels added to it; the weights stay as they are.
 
     Args:
         weight: W, of shape (out, channels).
         bias: b, of shape (out,).
         total: Σ x, of shape (channels,), float64.
-        count: Number of rows in the sum, at least 1.
+        count: Number of rows in the sum, or the sum of their weights; above 0.
         kept: Indices of the channels that stay.
 
     Raises:
@@ -209,8 +251,8 @@ def fold_mean(weight: Tensor, bias: Tensor, total: Tensor, count: int, kept: Ten
     return (bias.to(torch.float64) + lost).to(bias.dtype)
 
 
-def _mean(total: Tensor, count: int) -> Tensor:
-    if count < 1 or not math.isfinite(count):
+def _mean(total: Tensor, count: float) -> Tensor:
+    if not 0 < count < math.inf:
         msg = "compensation needs calibration activations, and there are none; give the step calibration rows"
         raise PruningError(msg)
     return total.to(torch.float64) / count

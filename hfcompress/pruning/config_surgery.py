@@ -7,6 +7,7 @@ nearer to the wanted shapes, and the configuration is accepted when every shape 
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,13 +30,15 @@ class Edit:
 
     part: str
     field: str
-    before: int | float
-    after: int | float
+    before: float | None
+    after: float
+    index: int | None = None
 
     def __str__(self) -> str:
         """Return the edit as a person would write it."""
         place = f"{self.part}.{self.field}" if self.part else self.field
-        return f"{place}: {self.before} → {self.after}"
+        entry = "" if self.index is None else f"[{self.index}]"
+        return f"{place}{entry}: {'unset' if self.before is None else self.before} → {self.after}"
 
 
 def fit_config(config: PretrainedConfig, wanted: Shapes) -> tuple[PretrainedConfig, tuple[Edit, ...]]:
@@ -52,16 +55,16 @@ def fit_config(config: PretrainedConfig, wanted: Shapes) -> tuple[PretrainedConf
         PruningError: No edit of integer or ratio fields gives these shapes.
     """
     best = copy.deepcopy(config)
-    built = shapes_of(meta_model(best))
+    built: Shapes = shapes_of(meta_model(best))
     edits: list[Edit] = []
     while wrong := _mismatches(built, wanted):
         step = _best_edit(best, built, wanted, wrong)
         if step is None:
-            example = sorted(wrong)[0]
+            example = min(wrong)
             msg = (
                 f"no stock configuration of {config.model_type!r} has these shapes: {example} would be "
                 f"{built.get(example)} and must be {wanted.get(example)} (and {len(wrong) - 1} more). "
-                f"The field that governs it may be shared with another part; prune the parts that share it by the same ratio"
+                f"The field that governs it may be shared with another part: prune the parts that share it alike"
             )
             raise PruningError(msg)
         best, built, edit = step
@@ -77,23 +80,53 @@ def _best_edit(
     config: PretrainedConfig, built: Shapes, wanted: Shapes, wrong: set[str]
 ) -> tuple[PretrainedConfig, Shapes, Edit] | None:
     """Return the edit that leaves the fewest mismatched shapes, if any leaves fewer than there are."""
-    best: tuple[PretrainedConfig, Shapes, Edit] | None = None
-    fewest = len(wrong)
-    for edit in _candidates(config, built, wanted, wrong):
-        edited = copy.deepcopy(config)
-        setattr(sub_configs(edited)[edit.part] if edit.part else edited, edit.field, edit.after)
-        try:
-            shapes = shapes_of(meta_model(edited))
-        except CheckpointError:
-            continue
-        left = len(_mismatches(shapes, wanted))
-        if left < fewest:
-            best, fewest = (edited, shapes, edit), left
-    return best
+    candidates = list(_candidates(config, built, wanted, wrong))
+    for likely in (
+        [edit for edit in candidates if isinstance(edit.before, int) and edit.index is None],
+        [edit for edit in candidates if edit.before is not None],
+        [edit for edit in candidates if edit.before is None],
+    ):
+        best: tuple[PretrainedConfig, Shapes, Edit] | None = None
+        fewest = len(wrong)
+        for edit in likely:
+            edited = copy.deepcopy(config)
+            _apply(edit, edited)
+            try:
+                shapes = shapes_of(meta_model(edited))
+            except CheckpointError:
+                continue
+            left = len(_mismatches(shapes, wanted))
+            if left < fewest:
+                best, fewest = (edited, shapes, edit), left
+        if best is not None:
+            return best
+    return None
+
+
+def _apply(edit: Edit, config: PretrainedConfig) -> None:
+    holder = config
+    for name in filter(None, edit.part.split(".")):
+        holder = getattr(holder, name)
+    if edit.index is None:
+        setattr(holder, edit.field, edit.after)
+    else:
+        values = list(getattr(holder, edit.field))
+        values[edit.index] = edit.after
+        setattr(holder, edit.field, values)
+
+
+def _holders(config: PretrainedConfig, path: str = "") -> Iterator[tuple[str, PretrainedConfig]]:
+    yield path, config
+    for key, part in sub_configs(config).items():
+        yield from _holders(part, f"{path}.{key}" if path else key)
 
 
 def _candidates(config: PretrainedConfig, built: Shapes, wanted: Shapes, wrong: set[str]) -> Iterator[Edit]:
-    """Yield the edits that could turn a built dimension into the wanted one: equal integers, and ratios in proportion."""
+    """Yield the edits that could turn a built dimension into the wanted one.
+
+    An integer that equals it becomes the wanted one, a ratio changes in proportion, and a field that says nothing (the
+    model takes a multiple of its width then) says it.
+    """
     changes = {
         (before, after)
         for name in wrong
@@ -101,12 +134,27 @@ def _candidates(config: PretrainedConfig, built: Shapes, wanted: Shapes, wrong: 
         for before, after in zip(built[name], wanted[name], strict=True)
         if before != after
     }
-    for part, holder in (("", config), *sub_configs(config).items()):
+    for part, holder in _holders(config):
         for field, value in list(vars(holder).items()):
-            if isinstance(value, bool) or field.startswith("_"):
+            if field.startswith("_"):
                 continue
-            for before, after in sorted(changes):
-                if isinstance(value, int) and value == before:
-                    yield Edit(part, field, value, after)
-                elif isinstance(value, float) and value > 0 and (before / value).is_integer():
-                    yield Edit(part, field, value, value * after / before)
+            entries = enumerate(value) if isinstance(value, (list, tuple)) else [(None, value)]
+            for index, entry in entries:
+                for before, after in sorted(changes):
+                    if (edited := _edited(entry, before, after)) is not None:
+                        yield Edit(part, field, entry, edited, index)
+
+
+def _edited(value: object, before: int, after: int) -> int | float | None:
+    """Return what a field's value could become, or `None` where it cannot be what set the dimension."""
+    if value is None:
+        return after
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        return None
+    if value == before:
+        return after
+    ratio = value * after / before
+    if not (before / value).is_integer():
+        return None
+    # a hair more than the quotient, so that cutting width * ratio off to an integer does not lose a unit
+    return int(ratio) if ratio.is_integer() else math.nextafter(ratio, math.inf)

@@ -1,44 +1,53 @@
 """Which parameters must be sliced together, found by tracing the model and not by knowing it.
 
-torch-pruning follows autograd through a forward pass on the meta device and tells, for an output channel of a layer,
-every other layer that shares it. A feed-forward layer is a set of channels that lies between linear maps with nothing
-but pointwise operations in between: no attention product, no normalisation over the channel, no output of the model.
+torch-pruning follows autograd through a forward pass and tells, for an output channel of a layer, every other layer
+that shares it. The pass runs on a twin of the model: same modules, all weights zero, so that nothing is downloaded and
+no memory is touched. A feed-forward layer is a set of channels that lies between linear maps inside one block with
+nothing but pointwise operations in between: no attention product, no embedding, no residual stream.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 import torch_pruning
 from torch_pruning import ops
+from transformers.pytorch_utils import Conv1D
+
+from hfcompress.probes import find_probes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from transformers import PreTrainedModel
 
-__all__ = ["Coupling", "Member", "feed_forward_couplings"]
+__all__ = ["Coupling", "Member", "feed_forward_couplings", "zero_twin"]
 
-_MIXING = ("Bmm", "Softmax", "ScaledDotProduct", "Norm", "Cumsum", "Sum", "Mean", "Embedding", "Index", "Convolution")
+_MIXING = ("Bmm", "Softmax", "ScaledDotProduct", "Cumsum", "Sum", "Mean", "Embedding", "Index", "Convolution")
 """Autograd operations that mix channels, or tell that the channels are not a feed-forward layer's."""
+_NORMS = (torch.nn.LayerNorm, torch.nn.RMSNorm)
 
 
 @dataclass(frozen=True)
 class Member:
-    """One side of a linear map that shares the coupled channels.
+    """One side of a layer that shares the coupled channels.
 
     Attributes:
         module: Dotted name of the layer.
-        produces: Whether the channels are the layer's outputs (else its inputs).
+        role: Whether the channels are the layer's outputs ("produces"), its inputs ("consumes"), or pass through it one
+            by one ("carries": a normalisation over the channels).
         offsets: Unit j of the coupling is channel `j + offset` for each of these; a fused gate-and-up projection has
             two.
+        transposed: Whether the layer keeps its weight as (inputs, outputs), as GPT-2 does.
     """
 
     module: str
-    produces: bool
+    role: str
     offsets: tuple[int, ...]
+    transposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,34 +67,154 @@ class Coupling:
     @property
     def producers(self) -> tuple[Member, ...]:
         """The layers whose outputs are the units."""
-        return tuple(member for member in self.members if member.produces)
+        return tuple(member for member in self.members if member.role == "produces")
 
     @property
     def consumers(self) -> tuple[Member, ...]:
         """The layers that read the units."""
-        return tuple(member for member in self.members if not member.produces)
+        return tuple(member for member in self.members if member.role == "consumes")
+
+    @property
+    def carriers(self) -> tuple[Member, ...]:
+        """The layers that the units pass through."""
+        return tuple(member for member in self.members if member.role == "carries")
+
+    @property
+    def container(self) -> str:
+        """Dotted name of the innermost module that holds every member."""
+        paths = [member.module.split(".") for member in self.members]
+        shared = []
+        for parts in zip(*paths, strict=False):
+            if len(set(parts)) > 1:
+                break
+            shared.append(parts[0])
+        return ".".join(shared)
+
+    def moved(self, container: str) -> Coupling:
+        """Return the same coupling inside another module of the same kind."""
+        start = len(self.container)
+        return Coupling(
+            container + self.name[start:],
+            self.size,
+            tuple(
+                Member(container + member.module[start:], member.role, member.offsets, member.transposed)
+                for member in self.members
+            ),
+        )
 
 
-def feed_forward_couplings(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> tuple[Coupling, ...]:
-    """Return the feed-forward layers that a forward pass reaches, in the order of the model's modules.
+def zero_twin(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of a meta model on the CPU whose weights are all zero; memory is only used where it is written."""
+    twin = copy.deepcopy(model)
+    for name, module in list(twin.named_modules()):
+        if isinstance(module, Conv1D):
+            parent = twin.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], torch.nn.Linear(module.nx, module.nf, device="meta"))
+    for module in twin.modules():
+        for tensors in (module._parameters, module._buffers):  # noqa: SLF001 - the one place where both can be replaced
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_meta:
+                    zeros = torch.zeros(tensor.shape, dtype=tensor.dtype)
+                    tensors[name] = torch.nn.Parameter(zeros) if isinstance(tensor, torch.nn.Parameter) else zeros  # type: ignore[assignment]
+    twin.eval()
+    return twin
+
+
+def feed_forward_couplings(model: PreTrainedModel) -> tuple[Coupling, ...]:
+    """Return the feed-forward layers of a model's blocks, in the order of its modules.
+
+    A module that the forward pass does not reach, but that is of the same class and shapes as one with a feed-forward
+    layer, has one as well.
 
     Args:
         model: A model on the meta device.
-        inputs: Arguments of a forward pass, on the meta device.
+
+    Raises:
+        CheckpointError: No inputs can be made on which the model, or a part of it, runs.
     """
+    twin = zero_twin(model)
+    modules = dict(model.named_modules())
+    found: dict[str, Coupling] = {}
+    _trace_into(found, twin, "", modules)
+    for part in _unreached(found, twin, ""):
+        _trace_into(found, twin, part, modules)
+    for coupling in list(found.values()):
+        for sibling in _siblings(coupling, modules):
+            found.setdefault(sibling.name, sibling)
+    order = {name: index for index, name in enumerate(modules)}
+    return tuple(sorted(found.values(), key=lambda coupling: order[coupling.name]))
+
+
+def _trace_into(
+    found: dict[str, Coupling], twin: PreTrainedModel, part: str, modules: Mapping[str, torch.nn.Module]
+) -> None:
+    """Add what the forward passes of a part of the model reach."""
+    for probe in find_probes(twin, part):
+        for coupling in _traced(twin, probe.module, probe.inputs, modules):
+            if _in_block(coupling.container, modules):
+                found.setdefault(coupling.name, coupling)
+
+
+def _unreached(found: Mapping[str, Coupling], twin: PreTrainedModel, part: str) -> list[str]:
+    """Return the outermost parts with blocks in which no feed-forward layer was found: some run without autograd."""
+    parts = []
+    for name, child in twin.get_submodule(part).named_children():
+        path = f"{part}.{name}" if part else name
+        if isinstance(child, torch.nn.ModuleList) or not any(
+            isinstance(m, torch.nn.ModuleList) for m in child.modules()
+        ):
+            continue
+        if any(coupling.startswith(f"{path}.") for coupling in found):
+            parts += _unreached(found, twin, path)
+        else:
+            parts.append(path)
+    return parts
+
+
+def _in_block(name: str, modules: Mapping[str, torch.nn.Module]) -> bool:
+    """Whether a module lies in one of a list of blocks."""
+    parts = name.split(".")
+    return any(
+        parts[depth].isdigit() and isinstance(modules[".".join(parts[:depth])], torch.nn.ModuleList)
+        for depth in range(1, len(parts))
+    )
+
+
+def _siblings(coupling: Coupling, modules: Mapping[str, torch.nn.Module]) -> Iterator[Coupling]:
+    """Yield the coupling in every other module of its container's class whose layers have the same shapes."""
+    container = modules[coupling.container]
+    for name, module in modules.items():
+        if type(module) is not type(container) or name == coupling.container:
+            continue
+        moved = coupling.moved(name)
+        pairs = zip(coupling.members, moved.members, strict=True)
+        if all(
+            there.module in modules and _shapes(modules[here.module]) == _shapes(modules[there.module])
+            for here, there in pairs
+        ):
+            yield moved
+
+
+def _shapes(module: torch.nn.Module) -> list[tuple[str, torch.Size]]:
+    return [(name, parameter.shape) for name, parameter in module.named_parameters()]
+
+
+def _traced(
+    twin: PreTrainedModel, part: str, inputs: Mapping[str, torch.Tensor], modules: Mapping[str, torch.nn.Module]
+) -> Iterator[Coupling]:
+    """Yield what the forward pass of one part of the model reaches."""
+    root = twin.get_submodule(part)
     graph = torch_pruning.DependencyGraph()
-    graph.build_dependency(model, dict(inputs), verbose=False, output_transform=_differentiable)
-    names = {module: name for name, module in model.named_modules()}
-    couplings: dict[str, Coupling] = {}
+    graph.build_dependency(root, dict(inputs), verbose=False, output_transform=_differentiable)
+    prefix = f"{part}." if part else ""
+    names = {module: prefix + name for name, module in root.named_modules() if name}
     taken: set[str] = set()
     for module, name in names.items():
-        if not isinstance(module, torch.nn.Linear) or module not in graph.module2node or name in taken:
-            continue
-        coupling = _coupling(graph, names, module)
-        if coupling is not None:
-            couplings[coupling.name] = coupling
-            taken.update(member.module for member in coupling.producers)
-    return tuple(couplings.values())
+        if isinstance(module, torch.nn.Linear) and module in graph.module2node and name not in taken:
+            coupling = _coupling(graph, names, module, modules)
+            if coupling is not None:
+                taken.update(member.module for member in coupling.producers)
+                yield coupling
 
 
 def _differentiable(outputs: object) -> list[torch.Tensor]:
@@ -106,32 +235,60 @@ def _differentiable(outputs: object) -> list[torch.Tensor]:
 
 
 def _coupling(
-    graph: torch_pruning.DependencyGraph, names: Mapping[torch.nn.Module, str], root: torch.nn.Linear
+    graph: torch_pruning.DependencyGraph,
+    names: Mapping[torch.nn.Module, str],
+    root: torch.nn.Linear,
+    modules: Mapping[str, torch.nn.Module],
 ) -> Coupling | None:
     """Return what shares the outputs of `root`, or `None` where that is not a feed-forward layer."""
+    if _feeds_a_product(graph.module2node[root]):
+        return None
     first = _sharers(graph, names, root, 0)
-    last = _sharers(graph, names, root, root.out_features - 1)
-    if first is None or last is None or first.keys() != last.keys():
+    if first is None:
         return None
-    span = root.out_features - 1
-    if any(tuple(index + span for index in first[side]) != last[side] for side in first):
+    size = root.out_features // len(first[names[root], "produces"])
+    last = _sharers(graph, names, root, size - 1)
+    if last is None or first.keys() != last.keys():
         return None
-    members = tuple(Member(module, produces, offsets) for (module, produces), offsets in first.items())
-    coupling = Coupling(names[root], root.out_features, members)
+    if any(tuple(index + size - 1 for index in first[side]) != last[side] for side in first):
+        return None
+    members = tuple(
+        Member(module, role, offsets, isinstance(modules[module], Conv1D)) for (module, role), offsets in first.items()
+    )
+    coupling = Coupling(names[root], size, members)
     return coupling if coupling.consumers else None
+
+
+def _feeds_a_product(start: torch_pruning.dependency.Node) -> bool:
+    """Whether what a layer gives reaches an operation that mixes channels before any other layer, as a query does.
+
+    Looked at first, for torch-pruning's own walk takes exponential time through rotary position embeddings.
+    """
+    waiting, seen = list(start.outputs), {start}
+    while waiting:
+        node = waiting.pop()
+        if node in seen or isinstance(node.module, (torch.nn.Linear, *_NORMS)):
+            continue
+        if not _pointwise(node):
+            return True
+        seen.add(node)
+        waiting += node.outputs
+    return False
 
 
 def _sharers(
     graph: torch_pruning.DependencyGraph, names: Mapping[torch.nn.Module, str], root: torch.nn.Linear, channel: int
-) -> dict[tuple[str, bool], tuple[int, ...]] | None:
-    """Return (layer, is output) → channels there, for one output channel of `root`; `None` where channels are mixed."""
-    found: dict[tuple[str, bool], tuple[int, ...]] = {}
+) -> dict[tuple[str, str], tuple[int, ...]] | None:
+    """Return (layer, role) → channels there, for one output channel of `root`; `None` where channels are mixed."""
+    found: dict[tuple[str, str], tuple[int, ...]] = {}
     for dependency, channels in graph.get_pruning_group(root, torch_pruning.prune_linear_out_channels, idxs=[channel]):
-        target = dependency.target
-        if isinstance(target.module, torch.nn.Linear):
-            produces = graph.is_out_channel_pruning_fn(dependency.handler)
-            found[names[target.module], produces] = tuple(sorted(channels))
-        elif not _pointwise(target):
+        layer = dependency.target.module
+        if isinstance(layer, torch.nn.Linear):
+            role = "produces" if graph.is_out_channel_pruning_fn(dependency.handler) else "consumes"
+            found[names[layer], role] = tuple(sorted(channels))
+        elif isinstance(layer, _NORMS) and tuple(layer.weight.shape) == (root.out_features,):
+            found[names[layer], "carries"] = tuple(sorted(channels))
+        elif not _pointwise(dependency.target):
             return None
     return found
 

@@ -1,7 +1,7 @@
-"""How much each unit of a coupling matters. Every importance is a pure function of the unit's weights.
+"""How much each unit of a coupling matters. Every importance is a pure function of what is known of the units.
 
-An importance takes the weights of a coupling and returns one score for each unit; the lowest are removed. Another
-distribution adds one through the entry-point group `hfcompress.importances`.
+An importance returns one score for each unit; the lowest are removed. Another distribution adds one through the
+entry-point group `hfcompress.importances`.
 """
 
 from __future__ import annotations
@@ -12,40 +12,89 @@ from typing import TypeAlias
 
 import torch
 
-__all__ = ["Importance", "UnitWeights", "magnitude", "random"]
+from hfcompress.pruning.compensation import centre
+from hfcompress.pruning.obs import greedy_obs
+from hfcompress.pruning.scores import activation_norm
+
+__all__ = ["RIDGE", "Importance", "UnitStatistics", "activation", "magnitude", "obs", "random"]
+
+RIDGE = 1e-4
+"""Ridge of all closed-form fits, as a share of the mean variance of a channel."""
 
 
 @dataclass(frozen=True)
-class UnitWeights:
-    """The weights that belong to the units of one coupling.
+class UnitStatistics:
+    """What is known of the units of one coupling.
 
     Attributes:
         incoming: For each producing layer, its weights: (units, fan_in).
         outgoing: For each consuming layer, its weights: (units, fan_out).
+        covariance: Σ x xᵀ of the units' activations on calibration rows, (units, units), float64; `None` where there
+            are no rows or the forward pass does not reach the units.
+        total: Σ x, (units,), float64.
+        count: Number of rows in both sums.
     """
 
     incoming: tuple[torch.Tensor, ...]
     outgoing: tuple[torch.Tensor, ...]
+    covariance: torch.Tensor | None = None
+    total: torch.Tensor | None = None
+    count: float = 0
 
 
-Importance: TypeAlias = Callable[[UnitWeights, torch.Generator], torch.Tensor]
+Importance: TypeAlias = Callable[[UnitStatistics, int, torch.Generator], torch.Tensor]
+"""Takes the statistics, the number of units that will be removed, and a source of randomness."""
 
 
-def magnitude(weights: UnitWeights, generator: torch.Generator) -> torch.Tensor:
+def magnitude(units: UnitStatistics, remove: int, generator: torch.Generator) -> torch.Tensor:
     """Return the Euclidean norm of all weights of each unit (Li et al. 2017, over the whole coupled group).
 
     Returns:
         Float tensor of shape (units,), at least 0.
     """
-    del generator
-    squares = [matrix.float().square().sum(dim=1) for matrix in (*weights.incoming, *weights.outgoing)]
+    del remove, generator
+    squares = [matrix.float().square().sum(dim=1) for matrix in (*units.incoming, *units.outgoing)]
     return torch.stack(squares).sum(dim=0).sqrt()
 
 
-def random(weights: UnitWeights, generator: torch.Generator) -> torch.Tensor:
+def activation(units: UnitStatistics, remove: int, generator: torch.Generator) -> torch.Tensor:
+    """Return the norm of each unit's activations times that of the weights that read it (Sun et al. 2024, Wanda).
+
+    Units that the forward pass does not reach are scored by magnitude.
+
+    Returns:
+        Float tensor of shape (units,), at least 0.
+    """
+    if units.covariance is None:
+        return magnitude(units, remove, generator)
+    weight = torch.cat([matrix.T for matrix in units.outgoing])
+    return activation_norm(weight, units.covariance, torch.arange(weight.shape[1]).unsqueeze(1))
+
+
+def obs(units: UnitStatistics, remove: int, generator: torch.Generator) -> torch.Tensor:
+    """Return the place of each unit in the order of greedy optimal brain surgery (Hassibi & Stork 1993).
+
+    At each step the unit goes whose loss, after the best refit of all that stay, adds least to the squared error of the
+    layer's output. Units that the forward pass does not reach are scored by magnitude.
+
+    Returns:
+        Float tensor of shape (units,): the step at which the unit goes, infinity for those that stay.
+    """
+    if units.covariance is None or units.total is None:
+        return magnitude(units, remove, generator)
+    weight = torch.cat([matrix.T for matrix in units.outgoing])
+    spread = centre(units.covariance, units.total, units.count)
+    result = greedy_obs(weight, spread, torch.arange(weight.shape[1]).unsqueeze(1), remove, RIDGE)
+    scores = torch.full((weight.shape[1],), torch.inf)
+    scores[result.order] = torch.arange(remove, dtype=scores.dtype)
+    return scores
+
+
+def random(units: UnitStatistics, remove: int, generator: torch.Generator) -> torch.Tensor:
     """Return random scores: the baseline that every other importance has to beat.
 
     Returns:
         Float tensor of shape (units,), uniform in [0, 1).
     """
-    return torch.rand(weights.outgoing[0].shape[0], generator=generator)
+    del remove
+    return torch.rand(units.outgoing[0].shape[0], generator=generator)

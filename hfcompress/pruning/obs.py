@@ -6,6 +6,7 @@ and whole units of its input channels, as in ZipLM (Kurtic et al. 2023) and Slim
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from hfcompress.errors import PruningError
 from hfcompress.pruning.compensation import complement, damp, refit, silent_channels
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
 __all__ = ["ObsResult", "greedy_obs"]
@@ -74,14 +77,26 @@ def greedy_obs(weight: Tensor, covariance: Tensor, channels: Tensor, remove: int
     del factor
     order = torch.empty(remove, dtype=torch.long)
     losses = torch.empty(remove, dtype=torch.float64)
-    for step in range(remove):
-        order[step], losses[step] = state.remove_cheapest()
+    with _threads(1):  # a step is many small operations; threads that meet after each cost more than they bring
+        for step in range(remove):
+            order[step], losses[step] = state.remove_cheapest()
     kept = complement(channels[order].flatten(), len(damped))
     result = torch.zeros_like(weight)
     result[:, kept] = refit(heard, damped, kept).to(weight.dtype)
     spared = kept[silent_channels(covariance)[kept]]
     result[:, spared] = weight[:, spared]
     return ObsResult(order, losses, result)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use this many threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _permuted(matrix: Tensor, layout: Tensor) -> Tensor:
@@ -108,6 +123,7 @@ class _State:
         self.gram_blocks = self._blocks(gram)
         self.pending = torch.empty(2, max(_PENDING, unit_size), len(inverse), dtype=torch.float64)
         self.rank = 0
+        self.threads = torch.get_num_threads()
         self.losses = self._losses()
 
     def remove_cheapest(self) -> tuple[int, float]:
@@ -171,7 +187,8 @@ class _State:
             self.inverse_blocks, self.gram_blocks = self.inverse_blocks[here], self.gram_blocks[here]
             self.pending = torch.empty(2, self.pending.shape[1], len(rows), dtype=torch.float64)
             unit = int((here == unit).nonzero())
-        self.inverse.addmm_(u.T, u, alpha=-1)
-        self.gram.addmm_(u.T, v, alpha=-1).addmm_(v.T, u, alpha=-1)
+        with _threads(self.threads):
+            self.inverse.addmm_(u.T, u, alpha=-1)
+            self.gram.addmm_(u.T, v, alpha=-1).addmm_(v.T, u, alpha=-1)
         self.rank = 0
         return unit

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from hfcompress.anatomy import find_towers, meta_model, select_towers, shapes_of
+from hfcompress.anatomy import Tower, find_towers, meta_model, select_towers, shapes_of, split_tower
 from hfcompress.errors import PruningError
-from hfcompress.inputs import example_inputs
 from hfcompress.pruning.config_surgery import fit_config
 from hfcompress.pruning.graph import feed_forward_couplings
 from hfcompress.pruning.surgery import Removal, slice_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from hfcompress.anatomy import Tower
     from hfcompress.pruning.config_surgery import Edit
     from hfcompress.pruning.graph import Coupling
     from hfcompress.pruning.step import TowerRatios
@@ -54,21 +52,67 @@ class PruningPlan:
     removed_parameters: int
 
 
-def kept_units(size: int, ratio: float, multiple_of: int) -> int:
-    """Return how many of `size` units stay when `ratio` of them go, rounded up to a multiple, never more than `size`."""
-    keep = size - math.floor(size * ratio)
-    return min(size, math.ceil(keep / multiple_of) * multiple_of)
+def kept_units(sizes: Iterable[int], ratio: float, multiple_of: int) -> dict[int, int]:
+    """Return how many units of each size stay when `ratio` of them go, rounded up to a multiple.
+
+    Sizes that are multiples of the smallest keep the same share of it, so that one field of a configuration (a ratio to
+    the width, say) can say all of them.
+    """
+    sizes = sorted(set(sizes))
+    smallest = sizes[0]
+    kept: dict[int, int] = {}
+    for size in sizes:
+        keep = size - math.floor(size * ratio)
+        keep = min(size, math.ceil(keep / multiple_of) * multiple_of)
+        scaled, rest = divmod(size * kept.get(smallest, keep), smallest)
+        kept[size] = keep if rest else scaled
+    return kept
 
 
 def tower_couplings(model: PreTrainedModel) -> dict[Tower, tuple[Coupling, ...]]:
-    """Return the feed-forward layers of each tower of a model on the meta device."""
-    inputs = {name: tensor.to("meta") for name, tensor in example_inputs(model).items()}
-    couplings = feed_forward_couplings(model, inputs)
+    """Return the feed-forward layers of each tower of a model on the meta device, towers without one included."""
+    modules = dict(model.named_modules())
+    whole = Tower("model", "", "", model.num_parameters())
+    parts = find_towers(model)
+    members: dict[Tower, dict[str, list[Coupling]]] = {part: {} for part in parts}
+    loose: list[tuple[Tower, Coupling]] = []
+    for coupling in feed_forward_couplings(model):
+        inside = [part for part in parts if not part.module or f"{coupling.name}.".startswith(f"{part.module}.")]
+        part = max(inside, key=lambda tower: len(tower.module), default=whole)
+        stack = _stack(coupling.container, modules)
+        if stack is None:
+            loose.append((part, coupling))
+        else:
+            members.setdefault(part, {}).setdefault(stack, []).append(coupling)
+    for part, coupling in loose:
+        if stacks := members.get(part):
+            next(iter(stacks.values())).append(coupling)
+    found: dict[Tower, tuple[Coupling, ...]] = {}
+    for part, stacks in members.items():
+        if not stacks:
+            found[part] = ()
+            continue
+        towers = split_tower(model, part, list(stacks))
+        found |= {towers[stack]: tuple(couplings) for stack, couplings in stacks.items()}
+    return _distinct(found)
+
+
+def _stack(container: str, modules: Mapping[str, torch.nn.Module]) -> str | None:
+    """Return the outermost list of blocks around a module."""
+    parts = container.split(".")
+    for depth in range(1, len(parts)):
+        path = ".".join(parts[:depth])
+        if isinstance(modules[path], torch.nn.ModuleList):
+            return path
+    return None
+
+
+def _distinct(found: dict[Tower, tuple[Coupling, ...]]) -> dict[Tower, tuple[Coupling, ...]]:
+    """Give towers that one part of the configuration built twice names that differ."""
+    names = [tower.name for tower in found]
     return {
-        tower: tuple(
-            coupling for coupling in couplings if not tower.module or coupling.name.startswith(f"{tower.module}.")
-        )
-        for tower in find_towers(model)
+        tower if names.count(tower.name) == 1 else replace(tower, name=tower.module.replace(".", "_")): couplings
+        for tower, couplings in found.items()
     }
 
 
@@ -77,7 +121,7 @@ def plan_pruning(config: PretrainedConfig, ratios: Mapping[str, TowerRatios], mu
 
     Args:
         config: The configuration of the model; left as it is.
-        ratios: Tower name or `all` → what is removed there.
+        ratios: Tower name or `all` → what is removed there; `all` passes over towers without feed-forward layers.
         multiple_of: Kept sizes are rounded up to a multiple of this.
 
     Raises:
@@ -89,15 +133,21 @@ def plan_pruning(config: PretrainedConfig, ratios: Mapping[str, TowerRatios], mu
     cuts: list[Cut] = []
     for name, tower in select_towers(couplings, ratios).items():
         if not couplings[tower]:
+            if name not in ratios:
+                continue
             msg = (
                 f"the tower {name!r} has no feed-forward layer to prune; `hfcompress inspect` shows what each tower has"
             )
             raise PruningError(msg)
         ratio = ratios[name].ffn if name in ratios else ratios["all"].ffn
-        cuts += [Cut(name, coupling, kept_units(coupling.size, ratio, multiple_of)) for coupling in couplings[tower]]
+        kept = kept_units((coupling.size for coupling in couplings[tower]), ratio, multiple_of)
+        cuts += [Cut(name, coupling, kept[coupling.size]) for coupling in couplings[tower]]
     cuts = [cut for cut in cuts if cut.keep < cut.coupling.size]
     if not cuts:
-        msg = f"nothing would be removed: every size that these ratios leave rounds up to itself (multiple_of: {multiple_of})"
+        msg = (
+            f"nothing would be removed: every size that these ratios leave rounds up to itself "
+            f"(multiple_of: {multiple_of})"
+        )
         raise PruningError(msg)
     shapes = shapes_of(model)
     wanted = slice_shapes(shapes, [Removal(cut.coupling, torch.arange(cut.keep)) for cut in cuts])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from hfcompress.contracts import CalibratedOptions, Forecast, Format, Json, Options, Ratio, Step
 from hfcompress.registry import IMPORTANCES
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfcompress.contracts import Checkpoint, StepContext
+    from hfcompress.pruning.calibration import Calibration
     from hfcompress.pruning.plan import PruningPlan
-    from hfcompress.pruning.surgery import Removal
 
 __all__ = ["Prune", "PruneOptions", "TowerRatios"]
 
@@ -39,10 +39,38 @@ class PruneOptions(CalibratedOptions):
     towers: dict[str, TowerRatios] = Field(
         min_length=1, description="Tower name, or `all` for every tower that is not named, → what is removed there."
     )
-    importance: Annotated[str, AfterValidator(_known_importance)] = Field(
-        "magnitude", description="How the units to remove are chosen; `hfcompress list` names all importances."
+    importance: Annotated[str, AfterValidator(_known_importance)] | None = Field(
+        None,
+        description="How the units to remove are chosen; `hfcompress list` names all importances. "
+        "By default `obs` where there are calibration rows, `magnitude` where there are none.",
+    )
+    compensate: Literal["least_squares", "bias", "none"] | None = Field(
+        None,
+        description="How the layers that read the removed units make up for them: refitted on the calibration rows in "
+        "closed form, with the mean of what was removed folded into the bias, or not at all. "
+        "By default `least_squares` where there are calibration rows, `none` where there are none.",
     )
     multiple_of: int = Field(8, ge=1, description="Kept sizes are rounded up to a multiple of this.")
+    batch_size: int = Field(16, ge=1, description="Calibration rows that go through the model at once.")
+
+    @property
+    def chosen_importance(self) -> str:
+        """The importance that is used."""
+        return self.importance or ("obs" if self.calibration else "magnitude")
+
+    @property
+    def chosen_compensation(self) -> str:
+        """The compensation that is used."""
+        return self.compensate or ("least_squares" if self.calibration else "none")
+
+    @model_validator(mode="after")
+    def _calibrated_where_needed(self) -> PruneOptions:
+        if self.calibration is None:
+            for key, value in (("importance", self.importance), ("compensate", self.compensate)):
+                if value in {"activation", "obs", "bias", "least_squares"}:
+                    msg = f"`{key}: {value}` needs `calibration`, the name of an entry of `data`"
+                    raise ValueError(msg)
+        return self
 
 
 class Prune(Step):
@@ -80,22 +108,31 @@ class Prune(Step):
             ProofError: The sliced model is not the masked model.
         """
         from hfcompress.anatomy import copy_processor, load_model
-        from hfcompress.inputs import example_inputs
+        from hfcompress.probes import find_probes
         from hfcompress.pruning import surgery
+        from hfcompress.pruning.selection import Selection
 
         model = load_model(checkpoint.path)
         plan = self._plan(model.config)
-        removals = self._choose(model, plan, context)
-        inputs = example_inputs(model, seed=context.seed)
+        selection = Selection(
+            self.options.chosen_importance,
+            self.options.chosen_compensation,
+            self._calibration(model, checkpoint, context),
+            context.seed,
+        )
+        removals = selection.apply(model, plan.cuts, context.progress)
+        probes = find_probes(model, seed=context.seed)
         state = surgery.slice_state(model.state_dict(), removals)
         surgery.mask(model, removals)
-        masked = surgery.run(model, inputs)
+        masked = surgery.run(model, probes)
         pruned = surgery.rebuild(plan.config, state)
-        difference = surgery.compare_outputs(masked, surgery.run(pruned, inputs))
+        difference = surgery.compare_outputs(masked, surgery.run(pruned, probes))
         pruned.save_pretrained(output)
         copy_processor(checkpoint.path, output)
         return {
-            "importance": self.options.importance,
+            "importance": self.options.chosen_importance,
+            "compensate": self.options.chosen_compensation,
+            "calibration_rows": len(context.calibration) if context.calibration else 0,
             "changes": list(_sentences(plan)),
             "config_edits": [str(edit) for edit in plan.edits],
             "removed_parameters": plan.removed_parameters,
@@ -107,19 +144,14 @@ class Prune(Step):
 
         return plan_pruning(config, self.options.towers, self.options.multiple_of)
 
-    def _choose(self, model: PreTrainedModel, plan: PruningPlan, context: StepContext) -> list[Removal]:
-        """Score the units of every coupling and keep the best."""
-        import torch
+    def _calibration(self, model: PreTrainedModel, checkpoint: Checkpoint, context: StepContext) -> Calibration | None:
+        """Make the calibration rows ready, if there are any."""
+        from hfcompress.inputs import load_processor
+        from hfcompress.pruning.calibration import Calibration
 
-        from hfcompress.pruning.surgery import Removal, unit_weights
-
-        importance = IMPORTANCES.get(self.options.importance)
-        generator = torch.Generator().manual_seed(context.seed)
-        removals = []
-        for cut in context.progress.track(plan.cuts, len(plan.cuts), "layers"):
-            scores = importance(unit_weights(model, cut.coupling), generator)
-            removals.append(Removal(cut.coupling, scores.topk(cut.keep).indices.sort().values))
-        return removals
+        if context.calibration is None:
+            return None
+        return Calibration(model, load_processor(checkpoint.path), context.calibration, self.options.batch_size)
 
 
 def _sentences(plan: PruningPlan) -> tuple[str, ...]:

@@ -9,19 +9,22 @@ import torch
 
 from hfcompress.anatomy import model_class
 from hfcompress.errors import ProofError
-from hfcompress.pruning.importance import UnitWeights
+from hfcompress.pruning.importance import UnitStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from transformers import PretrainedConfig, PreTrainedModel
 
+    from hfcompress.probes import Probe
     from hfcompress.pruning.graph import Coupling, Member
 
 __all__ = [
     "TOLERANCE",
     "Removal",
+    "assign_consumer",
     "compare_outputs",
+    "consumer_weight",
     "mask",
     "rebuild",
     "run",
@@ -52,8 +55,9 @@ def _cuts(removals: Iterable[Removal]) -> dict[str, list[tuple[int, torch.Tensor
     for removal in removals:
         for member in removal.coupling.members:
             channels = removal.channels(member)
-            cuts.setdefault(f"{member.module}.weight", []).append((0 if member.produces else 1, channels))
-            if member.produces:
+            dimension = 1 if (member.role == "consumes") != member.transposed else 0
+            cuts.setdefault(f"{member.module}.weight", []).append((dimension, channels))
+            if member.role != "consumes":
                 cuts.setdefault(f"{member.module}.bias", []).append((0, channels))
     return cuts
 
@@ -79,31 +83,81 @@ def slice_shapes(shapes: Mapping[str, tuple[int, ...]], removals: Iterable[Remov
     return sliced
 
 
-def unit_weights(model: PreTrainedModel, coupling: Coupling) -> UnitWeights:
+def _matrix(model: PreTrainedModel, member: Member) -> torch.Tensor:
+    """Return a view of a layer's weight of shape (outputs, inputs)."""
+    weight = model.get_parameter(f"{member.module}.weight").detach()
+    return weight.T if member.transposed else weight
+
+
+def unit_weights(model: PreTrainedModel, coupling: Coupling) -> UnitStatistics:
     """Return the weights of a coupling, one row for each unit."""
 
     def rows(member: Member) -> torch.Tensor:
-        weight = model.get_submodule(member.module).weight.detach()
-        matrix = weight if member.produces else weight.T
+        matrix = _matrix(model, member)
+        matrix = matrix if member.role == "produces" else matrix.T
         return torch.cat([matrix[offset : offset + coupling.size] for offset in member.offsets], dim=1)
 
-    return UnitWeights(
+    return UnitStatistics(
         incoming=tuple(rows(member) for member in coupling.producers),
         outgoing=tuple(rows(member) for member in coupling.consumers),
     )
 
 
+def consumer_weight(model: PreTrainedModel, consumer: Member, size: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return weight (outputs, units) and bias (outputs,) of a layer that reads the units."""
+    start = consumer.offsets[0]
+    bias = getattr(model.get_submodule(consumer.module), "bias", None)
+    return _matrix(model, consumer)[:, start : start + size], None if bias is None else bias.detach()
+
+
+@torch.no_grad()
+def assign_consumer(
+    model: PreTrainedModel, consumer: Member, removal: Removal, weight: torch.Tensor, bias: torch.Tensor | None
+) -> None:
+    """Write refitted weights of the kept units into a layer in place, and zeros for the removed ones."""
+    matrix = _matrix(model, consumer)
+    start = consumer.offsets[0]
+    matrix[:, start : start + removal.coupling.size] = 0.0
+    matrix[:, removal.kept + start] = weight.to(matrix.dtype)
+    if bias is not None:
+        model.get_parameter(f"{consumer.module}.bias").copy_(bias)
+
+
 @torch.no_grad()
 def mask(model: PreTrainedModel, removals: Iterable[Removal]) -> None:
-    """Silence the removed units in place: nothing reads them any more, every shape stays."""
+    """Silence the removed units in place: nothing reads them any more, every shape stays.
+
+    A normalisation over the units is made to see the kept ones alone.
+    """
     for removal in removals:
         for member in removal.coupling.consumers:
-            weight = model.get_submodule(member.module).weight
-            silenced = torch.zeros(weight.shape[1], dtype=torch.bool)
+            matrix = _matrix(model, member)
+            silenced = torch.zeros(matrix.shape[1], dtype=torch.bool)
             for offset in member.offsets:
                 silenced[offset : offset + removal.coupling.size] = True
             silenced[removal.channels(member)] = False
-            weight[:, silenced] = 0.0
+            matrix[:, silenced] = 0.0
+        for member in removal.coupling.carriers:
+            _narrow(model.get_submodule(member.module), removal.channels(member))
+
+
+def _narrow(norm: torch.nn.Module, kept: torch.Tensor) -> None:
+    """Make a normalisation take its statistics from the kept channels alone."""
+
+    def narrowed(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        weight = module.get_parameter("weight")[kept]
+        shift = getattr(module, "bias", None)
+        bias = None if shift is None else shift[kept]
+        seen = arguments[0][..., kept]
+        if isinstance(module, torch.nn.LayerNorm):
+            seen = torch.nn.functional.layer_norm(seen, (len(kept),), weight, bias, module.eps)
+        else:
+            seen = torch.nn.functional.rms_norm(seen, (len(kept),), weight, module.eps)  # type: ignore[arg-type]
+        narrow = torch.zeros_like(output)
+        narrow[..., kept] = seen
+        return narrow
+
+    norm.register_forward_hook(narrowed)
 
 
 def rebuild(config: PretrainedConfig, state: dict[str, torch.Tensor]) -> PreTrainedModel:
@@ -112,6 +166,7 @@ def rebuild(config: PretrainedConfig, state: dict[str, torch.Tensor]) -> PreTrai
     Raises:
         ProofError: The model has parameters that the state lacks, or the other way round.
     """
+    model: PreTrainedModel
     model, loading = model_class(config).from_pretrained(
         None, config=config, state_dict=state, output_loading_info=True
     )
@@ -119,12 +174,13 @@ def rebuild(config: PretrainedConfig, state: dict[str, torch.Tensor]) -> PreTrai
     if wrong:
         msg = f"the pruned weights do not fit the pruned configuration: {', '.join(str(name) for name in wrong[:5])}"
         raise ProofError(msg)
-    return model.eval()
+    model.eval()
+    return model
 
 
 @torch.no_grad()
-def run(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Run a forward pass and return every floating-point output by its path ("vision_model_output.pooler_output")."""
+def run(model: PreTrainedModel, probes: Iterable[Probe]) -> dict[str, torch.Tensor]:
+    """Run forward passes and return every floating-point output by its path ("vision_model_output.pooler_output")."""
     found: dict[str, torch.Tensor] = {}
 
     def collect(path: str, item: object) -> None:
@@ -138,7 +194,9 @@ def run(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str,
             for index, value in enumerate(item):
                 collect(f"{path}[{index}]", value)
 
-    collect("", model(**inputs))
+    for probe in probes:
+        torch.manual_seed(0)  # some models draw a permutation of their patches
+        collect(probe.module, model.get_submodule(probe.module)(**probe.inputs))
     return found
 
 

@@ -36,8 +36,8 @@ class RoundWeights(Step):
 
     def apply(self, checkpoint: Checkpoint, output: Path, context: StepContext) -> dict[str, Json]:
         """Copy the checkpoint into `output` with rounded weights; report how many there are."""
-        from safetensors import safe_open  # noqa: PLC0415 - listing and validating steps must not import torch
-        from safetensors.torch import save_file  # noqa: PLC0415
+        from safetensors import safe_open
+        from safetensors.torch import save_file
 
         shutil.copytree(checkpoint.path, output, dirs_exist_ok=True)
         rounded = 0

@@ -1,0 +1,91 @@
+"""What a model's layers see on calibration rows."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from hfcompress.errors import DataError, PruningError
+from hfcompress.inputs import possible_inputs
+from hfcompress.pruning.compensation import CovarianceAccumulator
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
+    from hfcompress.contracts import Rows
+
+__all__ = ["Calibration"]
+
+
+class _Reached(Exception):  # noqa: N818 - no error: it ends a forward pass that has shown what it was run for
+    pass
+
+
+class Calibration:
+    """Runs calibration rows through a model up to a layer, batch by batch.
+
+    Args:
+        model: The model, as pruned as it is by then.
+        processor: Turns rows into inputs.
+        rows: Calibration rows.
+        batch_size: Rows in one forward pass.
+
+    Raises:
+        DataError: The rows lack what the model reads.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, rows: Rows, batch_size: int) -> None:
+        self._model = model
+        names = frozenset(inspect.signature(model.forward).parameters)
+        self._batches = [
+            {
+                name: torch.from_numpy(array)
+                for name, array in possible_inputs(processor, batch).items()
+                if name in names
+            }
+            for batch in rows.batches(batch_size)
+        ]
+        try:
+            with torch.no_grad():
+                model(**{name: tensor[:1] for name, tensor in self._batches[0].items()})
+        except (TypeError, ValueError, AttributeError) as error:
+            given = ", ".join(sorted(rows.dataset.column_names))
+            msg = (
+                f"the model does not run on the calibration rows, whose columns {given} give "
+                f"{', '.join(self._batches[0]) or 'no input'}: {error}; map the columns it needs with "
+                f"`columns: {{image: ..., text: ...}}`"
+            )
+            raise DataError(msg) from error
+
+    @torch.no_grad()
+    def covariance(self, layer: str) -> CovarianceAccumulator:
+        """Accumulate the inputs of a layer over all rows; the count is 0 where the forward pass does not reach it.
+
+        Raises:
+            PruningError: An input is not finite.
+        """
+        module = self._model.get_submodule(layer)
+        shape = module.get_parameter("weight").shape
+        accumulated = CovarianceAccumulator(shape[0] if isinstance(module, Conv1D) else shape[1])
+
+        def hear(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+            accumulated.add(arguments[0].float())
+            raise _Reached
+
+        handle = module.register_forward_pre_hook(hear)
+        try:
+            for batch in self._batches:
+                try:
+                    self._model(**batch)
+                except _Reached:
+                    continue
+                break
+        finally:
+            handle.remove()
+        if not torch.isfinite(accumulated.total).all():
+            msg = f"the inputs of {layer} are not finite on the calibration rows"
+            raise PruningError(msg)
+        return accumulated
