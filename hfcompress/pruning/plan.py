@@ -55,17 +55,14 @@ class PruningPlan:
 def kept_units(sizes: Iterable[int], ratio: float, multiple_of: int) -> dict[int, int]:
     """Return how many units of each size stay when `ratio` of them go, rounded up to a multiple.
 
-    Sizes that are multiples of the smallest keep the same share of it, so that one field of a configuration (a ratio to
-    the width, say) can say all of them.
+    A size that is a multiple of a smaller one that shrinks keeps the same share, so that one field of a configuration
+    (a ratio to the width, say) can say both.
     """
-    sizes = sorted(set(sizes))
-    smallest = sizes[0]
     kept: dict[int, int] = {}
-    for size in sizes:
-        keep = size - math.floor(size * ratio)
-        keep = min(size, math.ceil(keep / multiple_of) * multiple_of)
-        scaled, rest = divmod(size * kept.get(smallest, keep), smallest)
-        kept[size] = keep if rest else scaled
+    for size in sorted(set(sizes)):
+        keep = min(size, math.ceil((size - math.floor(size * ratio)) / multiple_of) * multiple_of)
+        smaller = next((other for other in kept if kept[other] < other and size % other == 0), None)
+        kept[size] = keep if smaller is None else size // smaller * kept[smaller]
     return kept
 
 
