@@ -38,6 +38,20 @@ __all__ = [
 ]
 
 
+_REFUSALS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+)
+"""What model classes raise on a configuration that they cannot be built from."""
+
+
 @dataclass(frozen=True)
 class Tower:
     """A part of a model that was built from one part of its configuration.
@@ -132,7 +146,7 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
     try:
         with torch.device("meta"):
             model: PreTrainedModel = model_class(config)(config).eval()
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+    except _REFUSALS as error:
         msg = f"no {model_class(config).__name__} can be built from this config: {error}"
         raise CheckpointError(msg) from error
     return model

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Probe", "example_inputs", "find_probes"]
 
+_ROWS, _TOKENS = 2, 8
 _SAMPLES = 4000
 """Length of a raw waveform, in samples."""
 _REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, AssertionError)
@@ -50,7 +51,7 @@ class Probe:
     """
 
     module: str
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,14 @@ def find_probes(model: PreTrainedModel, part: str = "", seed: int = 0) -> tuple[
 
 def _probes(module: torch.nn.Module, path: str, config: PretrainedConfig, seed: int) -> Iterator[Probe]:
     config = getattr(module, "config", config)
-    for inputs in _calls(module, config, 2, 16, seed):
+    # a cache would show up in the graph as a concatenation with nothing
+    fixed = {"use_cache": False} if "use_cache" in inspect.signature(module.forward).parameters else {}
+    for inputs in _calls(module, config, _ROWS, _TOKENS, seed):
         try:
-            module(**inputs)
+            module(**inputs, **fixed)
         except _REFUSALS:
             continue
-        yield Probe(path, inputs)
+        yield Probe(path, {**inputs, **fixed})
         return
     for name, child in module.named_children():
         if not isinstance(child, torch.nn.ModuleList) and next(child.parameters(), None) is not None:

@@ -5,28 +5,88 @@ from pathlib import Path
 
 import pytest
 
+from hfcompress.anatomy import load_config
 from hfcompress.contracts import Checkpoint, StepContext
+from hfcompress.errors import PruningError
+from hfcompress.pruning.plan import plan_pruning
 from hfcompress.pruning.step import Prune, PruneOptions, TowerRatios
 from hfcompress.pruning.surgery import TOLERANCE
 from tests.families import FAMILIES, build
 
+STOCK = [
+    "align",
+    "altclip",
+    "blip2",
+    "blip_captioning",
+    "blip_vqa",
+    "chinese_clip",
+    "clap",
+    "clip",
+    "clipseg",
+    "donut",
+    "flava",
+    "florence2",
+    "gemma3",
+    "groupvit",
+    "idefics3",
+    "internvl",
+    "kosmos2",
+    "layoutlmv3",
+    "llava",
+    "llava_qwen2",
+    "owlvit",
+    "paligemma",
+    "pix2struct",
+    "qwen2_5_vl",
+    "qwen2_audio",
+    "qwen2_vl",
+    "siglip",
+    "siglip2",
+    "smolvlm",
+    "speech2text",
+    "trocr",
+    "vilt",
+    "vision_text_dual_encoder",
+    "vit_gpt2",
+    "whisper",
+]
+
 pytestmark = [
-    # transformers tells, on loading, of arguments that its own classes still use
+    # classes of transformers 4 that warn of arguments which other classes of transformers still give them
     pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning:torch"),
 ]
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_feed_forward_of_every_tower(name: str, tmp_path: Path) -> None:
-    """A quarter of the feed-forward units of all towers goes, exactly, and the stock class loads what is left."""
-    build(FAMILIES[name]).save_pretrained(tmp_path / "source")
+def pruned(name: str, folder: Path) -> dict[str, object]:
+    """Build a family's tiny model, remove a quarter of all feed-forward units, and return what the step says."""
+    build(FAMILIES[name]).save_pretrained(folder / "source")
+    (folder / "pruned").mkdir()
     step = Prune(PruneOptions(towers={"all": TowerRatios(ffn=0.25)}))
-    (tmp_path / "pruned").mkdir()
-    detail = step.apply(Checkpoint(tmp_path / "source", "transformers"), tmp_path / "pruned", StepContext())
-    assert isinstance(detail["removed_parameters"], int)
-    assert detail["removed_parameters"] > 0
+    return dict(step.apply(Checkpoint(folder / "source", "transformers"), folder / "pruned", StepContext()))
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_stock(name: str, tmp_path: Path) -> None:
+    """A quarter of the feed-forward units of all towers goes, exactly, and a stock configuration says what is left."""
+    detail = pruned(name, tmp_path)
     assert isinstance(detail["proof_max_difference"], float)
     assert detail["proof_max_difference"] <= TOLERANCE
-    config = json.loads((tmp_path / "pruned" / "config.json").read_text())
-    assert "quantization_config" not in config
+    assert detail["config_edits"]
+    assert "quantization_config" not in json.loads((tmp_path / "pruned" / "config.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["bridgetower", "xclip"])
+def test_partly_stock(name: str, tmp_path: Path) -> None:
+    """A stack whose width stands in code alone is left as it is, and the step says so."""
+    changes = pruned(name, tmp_path)["changes"]
+    assert isinstance(changes, list)
+    assert [line for line in changes if "left as it is" in str(line)]
+    assert [line for line in changes if "feed-forward units" in str(line)]
+
+
+def test_named_tower_is_not_left_out(tmp_path: Path) -> None:
+    """A tower that the recipe names and that no configuration can say narrower is an error."""
+    build(FAMILIES["bridgetower"]).save_pretrained(tmp_path)
+    with pytest.raises(PruningError, match=r"no stock configuration of 'bridgetower'.*visual.transformer.resblocks"):
+        plan_pruning(load_config(tmp_path), {"vision": TowerRatios(ffn=0.25)}, 8)

@@ -85,10 +85,7 @@ def test_magnitude_keeps_the_largest(tmp_path: Path) -> None:
 
 
 def test_compensation_brings_outputs_nearer(tmp_path: Path, rows: Rows) -> None:
-    """On the rows it saw, least squares leaves a smaller difference to the source than no compensation, and so does OBS."""
-    source = load_model(MODEL)
-    probes = find_probes(source)
-    reference = run(source, probes)["image_embeds"]
+    """On the rows it saw, least squares stays nearer to the source than no compensation, and OBS nearer still."""
     lost = {}
     for importance, compensate in (("magnitude", "none"), ("magnitude", "least_squares"), ("obs", "least_squares")):
         folder = tmp_path / f"{importance}-{compensate}"
@@ -98,14 +95,13 @@ def test_compensation_brings_outputs_nearer(tmp_path: Path, rows: Rows) -> None:
         prune(options, folder, rows)
         lost[importance, compensate] = fidelity_loss(folder, rows)
     assert lost["obs", "least_squares"] < lost["magnitude", "least_squares"] < lost["magnitude", "none"]
-    assert reference.shape == (2, 64)
 
 
 def fidelity_loss(folder: Path, rows: Rows) -> float:
     """Return one minus the mean cosine of the image embeddings of source and result."""
-    from transformers import AutoProcessor  # noqa: PLC0415 - only here
+    from transformers import AutoProcessor
 
-    from hfcompress.inputs import possible_inputs  # noqa: PLC0415 - only here
+    from hfcompress.inputs import possible_inputs
 
     arrays = possible_inputs(AutoProcessor.from_pretrained(MODEL), rows.dataset[:])
     inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -136,7 +132,7 @@ def test_rows_without_a_column(tmp_path: Path, rows: Rows) -> None:
 
 def test_unknown_tower() -> None:
     """A tower that the model lacks is refused with the nearest name."""
-    with pytest.raises(CheckpointError, match="no tower 'visoin'.*did you mean 'vision'"):
+    with pytest.raises(CheckpointError, match=r"no tower 'visoin'.*did you mean 'vision'"):
         plan_pruning(load_config(MODEL), {"visoin": TowerRatios(ffn=0.5)}, 8)
 
 

@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from huggingface_hub.errors import StrictDataclassError
+
 from hfcompress.anatomy import meta_model, shapes_of, sub_configs
 from hfcompress.errors import CheckpointError, PruningError
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     Shapes = Mapping[str, tuple[int, ...]]
 
-__all__ = ["Edit", "fit_config"]
+__all__ = ["Edit", "Fit", "fit_config"]
 
 
 @dataclass(frozen=True)
@@ -41,18 +43,43 @@ class Edit:
         return f"{place}{entry}: {'unset' if self.before is None else self.before} → {self.after}"
 
 
-def fit_config(config: PretrainedConfig, wanted: Shapes) -> tuple[PretrainedConfig, tuple[Edit, ...]]:
-    """Find the edits of a configuration whose model has exactly the wanted shapes.
+@dataclass(frozen=True)
+class Fit:
+    """The configuration that is nearest to the wanted shapes.
+
+    Attributes:
+        config: The edited copy.
+        edits: How it differs, in the order in which the edits were found.
+        wrong: Parameters whose wanted shapes it still does not give; none where it says exactly what was wanted.
+    """
+
+    config: PretrainedConfig
+    edits: tuple[Edit, ...]
+    wrong: frozenset[str]
+
+    def require_exact(self, wanted: Shapes) -> None:
+        """Make sure that every shape is right.
+
+        Raises:
+            PruningError: One is not; no edit of integer or ratio fields gives it.
+        """
+        if self.wrong:
+            example = min(self.wrong)
+            built = shapes_of(meta_model(self.config)).get(example)
+            msg = (
+                f"no stock configuration of {self.config.model_type!r} has these shapes: {example} would be "
+                f"{built} and must be {wanted.get(example)} (and {len(self.wrong) - 1} more). "
+                f"The field that governs it may be shared with another part: prune the parts that share it alike"
+            )
+            raise PruningError(msg)
+
+
+def fit_config(config: PretrainedConfig, wanted: Shapes) -> Fit:
+    """Find the edits of a configuration that bring its model nearest to the wanted shapes.
 
     Args:
         config: The configuration of the model before it was sliced; left as it is.
         wanted: Shape of each entry of the sliced state dict.
-
-    Returns:
-        The edited copy and the edits, in the order in which they were found.
-
-    Raises:
-        PruningError: No edit of integer or ratio fields gives these shapes.
     """
     best = copy.deepcopy(config)
     built: Shapes = shapes_of(meta_model(best))
@@ -60,16 +87,10 @@ def fit_config(config: PretrainedConfig, wanted: Shapes) -> tuple[PretrainedConf
     while wrong := _mismatches(built, wanted):
         step = _best_edit(best, built, wanted, wrong)
         if step is None:
-            example = min(wrong)
-            msg = (
-                f"no stock configuration of {config.model_type!r} has these shapes: {example} would be "
-                f"{built.get(example)} and must be {wanted.get(example)} (and {len(wrong) - 1} more). "
-                f"The field that governs it may be shared with another part: prune the parts that share it alike"
-            )
-            raise PruningError(msg)
+            break
         best, built, edit = step
         edits.append(edit)
-    return best, tuple(edits)
+    return Fit(best, tuple(edits), frozenset(wrong))
 
 
 def _mismatches(built: Shapes, wanted: Shapes) -> set[str]:
@@ -90,10 +111,10 @@ def _best_edit(
         fewest = len(wrong)
         for edit in likely:
             edited = copy.deepcopy(config)
-            _apply(edit, edited)
             try:
+                _apply(edit, edited)
                 shapes = shapes_of(meta_model(edited))
-            except CheckpointError:
+            except (CheckpointError, StrictDataclassError):
                 continue
             left = len(_mismatches(shapes, wanted))
             if left < fewest:
@@ -156,5 +177,7 @@ def _edited(value: object, before: int, after: int) -> int | float | None:
     ratio = value * after / before
     if not (before / value).is_integer():
         return None
+    if isinstance(value, int):
+        return int(ratio) if ratio.is_integer() else None
     # a hair more than the quotient, so that cutting width * ratio off to an integer does not lose a unit
-    return int(ratio) if ratio.is_integer() else math.nextafter(ratio, math.inf)
+    return ratio if ratio.is_integer() else math.nextafter(ratio, math.inf)

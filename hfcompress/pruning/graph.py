@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch_pruning
@@ -111,11 +111,13 @@ def zero_twin(model: PreTrainedModel) -> PreTrainedModel:
             parent = twin.get_submodule(name.rpartition(".")[0])
             setattr(parent, name.rpartition(".")[2], torch.nn.Linear(module.nx, module.nf, device="meta"))
     for module in twin.modules():
-        for tensors in (module._parameters, module._buffers):  # noqa: SLF001 - the one place where both can be replaced
-            for name, tensor in tensors.items():
-                if tensor is not None and tensor.is_meta:
+        # parameters, buffers, and the few tensors that modules keep as plain attributes
+        holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))  # noqa: SLF001
+        for tensors in holders:
+            for name, tensor in list(tensors.items()):
+                if isinstance(tensor, torch.Tensor) and tensor.is_meta:
                     zeros = torch.zeros(tensor.shape, dtype=tensor.dtype)
-                    tensors[name] = torch.nn.Parameter(zeros) if isinstance(tensor, torch.nn.Parameter) else zeros  # type: ignore[assignment]
+                    tensors[name] = torch.nn.Parameter(zeros) if isinstance(tensor, torch.nn.Parameter) else zeros
     twin.eval()
     return twin
 

@@ -12,7 +12,7 @@ from hfcompress.anatomy import Tower, find_towers, meta_model, select_towers, sh
 from hfcompress.errors import PruningError
 from hfcompress.pruning.config_surgery import fit_config
 from hfcompress.pruning.graph import feed_forward_couplings
-from hfcompress.pruning.surgery import Removal, slice_shapes
+from hfcompress.pruning.surgery import Removal, slice_shapes, sliced_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -44,12 +44,14 @@ class PruningPlan:
         config: The configuration of the pruned model.
         edits: How it differs from that of the source.
         removed_parameters: Number of parameters that go.
+        left: Towers that `all` would have covered, and that no stock configuration can say narrower.
     """
 
     cuts: tuple[Cut, ...]
     config: PretrainedConfig
     edits: tuple[Edit, ...]
     removed_parameters: int
+    left: tuple[str, ...] = ()
 
 
 def kept_units(sizes: Iterable[int], ratio: float, multiple_of: int) -> dict[int, int]:
@@ -118,7 +120,8 @@ def plan_pruning(config: PretrainedConfig, ratios: Mapping[str, TowerRatios], mu
 
     Args:
         config: The configuration of the model; left as it is.
-        ratios: Tower name or `all` → what is removed there; `all` passes over towers without feed-forward layers.
+        ratios: Tower name or `all` → what is removed there; `all` passes over towers without feed-forward layers, and
+            over those that no stock configuration can say narrower.
         multiple_of: Kept sizes are rounded up to a multiple of this.
 
     Raises:
@@ -127,7 +130,7 @@ def plan_pruning(config: PretrainedConfig, ratios: Mapping[str, TowerRatios], mu
     """
     model = meta_model(config)
     couplings = tower_couplings(model)
-    cuts: list[Cut] = []
+    cuts: dict[str, list[Cut]] = {}
     for name, tower in select_towers(couplings, ratios).items():
         if not couplings[tower]:
             if name not in ratios:
@@ -138,16 +141,44 @@ def plan_pruning(config: PretrainedConfig, ratios: Mapping[str, TowerRatios], mu
             raise PruningError(msg)
         ratio = ratios[name].ffn if name in ratios else ratios["all"].ffn
         kept = kept_units((coupling.size for coupling in couplings[tower]), ratio, multiple_of)
-        cuts += [Cut(name, coupling, kept[coupling.size]) for coupling in couplings[tower]]
-    cuts = [cut for cut in cuts if cut.keep < cut.coupling.size]
-    if not cuts:
+        narrowed = [Cut(name, coupling, kept[coupling.size]) for coupling in couplings[tower]]
+        cuts[name] = [cut for cut in narrowed if cut.keep < cut.coupling.size]
+    if not any(cuts.values()):
         msg = (
             f"nothing would be removed: every size that these ratios leave rounds up to itself "
             f"(multiple_of: {multiple_of})"
         )
         raise PruningError(msg)
-    shapes = shapes_of(model)
-    wanted = slice_shapes(shapes, [Removal(cut.coupling, torch.arange(cut.keep)) for cut in cuts])
-    fitted, edits = fit_config(config, wanted)
+    return _fitted(config, shapes_of(model), cuts, frozenset(cuts) - frozenset(ratios))
+
+
+def _fitted(
+    config: PretrainedConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    cuts: Mapping[str, list[Cut]],
+    optional: frozenset[str],
+) -> PruningPlan:
+    """Find the configuration of the pruned model.
+
+    Where there is none for all the cuts, `optional` towers that stand in the way are left out; the plan tells which.
+
+    Raises:
+        PruningError: A tower that is not optional stands in the way, or nothing would be left to prune.
+    """
+    left: list[str] = []
+    while True:
+        chosen = {name: some for name, some in cuts.items() if name not in left}
+        removals = {
+            name: [Removal(cut.coupling, torch.arange(cut.keep)) for cut in some] for name, some in chosen.items()
+        }
+        wanted = slice_shapes(shapes, [removal for some in removals.values() for removal in some])
+        fit = fit_config(config, wanted)
+        in_the_way = {name for name in optional & removals.keys() if fit.wrong & sliced_parameters(removals[name])}
+        if not in_the_way or not any(some for name, some in chosen.items() if name not in in_the_way):
+            break
+        left += sorted(in_the_way)
+    fit.require_exact(wanted)
     removed = sum(math.prod(shapes[name]) - math.prod(shape) for name, shape in wanted.items())
-    return PruningPlan(tuple(cuts), fitted, edits, removed)
+    return PruningPlan(
+        tuple(cut for some in chosen.values() for cut in some), fit.config, fit.edits, removed, tuple(left)
+    )

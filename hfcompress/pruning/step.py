@@ -160,7 +160,10 @@ def _sentences(plan: PruningPlan) -> tuple[str, ...]:
     for cut in plan.cuts:
         key = (cut.tower, cut.coupling.size, cut.keep)
         counts[key] = counts.get(key, 0) + 1
-    return tuple(
-        f"{tower}: {before} → {after} feed-forward units in {layers} layers"
-        for (tower, before, after), layers in counts.items()
+    return (
+        *(
+            f"{tower}: {before} → {after} feed-forward units in {layers} layers"
+            for (tower, before, after), layers in counts.items()
+        ),
+        *(f"{tower}: left as it is, for no stock configuration can say it narrower" for tower in plan.left),
     )

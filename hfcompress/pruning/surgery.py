@@ -30,6 +30,7 @@ __all__ = [
     "run",
     "slice_shapes",
     "slice_state",
+    "sliced_parameters",
     "unit_weights",
 ]
 
@@ -60,6 +61,11 @@ def _cuts(removals: Iterable[Removal]) -> dict[str, list[tuple[int, torch.Tensor
             if member.role != "consumes":
                 cuts.setdefault(f"{member.module}.bias", []).append((0, channels))
     return cuts
+
+
+def sliced_parameters(removals: Iterable[Removal]) -> set[str]:
+    """Return the names of the parameters that are sliced."""
+    return set(_cuts(removals))
 
 
 def slice_state(state: Mapping[str, torch.Tensor], removals: Iterable[Removal]) -> dict[str, torch.Tensor]:
