@@ -78,14 +78,14 @@ def hub() -> Iterator[LoopbackHub]:
 
 @pytest.fixture(scope="session")
 def quickstart_folder() -> Path:
-    """Return the folder of the quickstart: a trained CLIP under `model`, its data under `data`."""
+    """Return the folder of the quickstart: a trained CLIP under `clip-digits`, its data under `data`."""
     return QUICKSTART
 
 
 @pytest.fixture(scope="session")
 def clip() -> Path:
     """Return the folder of a small trained CLIP."""
-    return QUICKSTART / "model"
+    return QUICKSTART / "clip-digits"
 
 
 def _python(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -120,7 +120,7 @@ def small_recipe(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - any key of
     """Return a recipe that prunes the quickstart's model and looks at a few of its rows, with keys replaced."""
     return {
         "version": 1,
-        "model": {"id": str(QUICKSTART / "model")},
+        "model": {"id": str(QUICKSTART / "clip-digits")},
         "data": {
             "test": {
                 "dataset": str(QUICKSTART / "data"),

@@ -133,7 +133,9 @@ def test_accuracy_is_what_plain_code_finds(quickstart: Ran, quickstart_folder: P
     from optimum.onnxruntime import ORTModelForZeroShotImageClassification
 
     rows = digits(quickstart_folder, "test")
-    source = top1(CLIPModel.from_pretrained(quickstart_folder / "model").eval(), quickstart_folder / "model", rows)
+    source = top1(
+        CLIPModel.from_pretrained(quickstart_folder / "clip-digits").eval(), quickstart_folder / "clip-digits", rows
+    )
     stock = ORTModelForZeroShotImageClassification.from_pretrained(quickstart.folder)
     found = Report.load(quickstart.folder)["zero_shot_accuracy"]
 
@@ -159,13 +161,13 @@ def test_size_is_that_of_the_files(quickstart: Ran, quickstart_folder: Path) -> 
     report = Report.load(quickstart.folder)
     assert report["size_bytes"].compressed.value == on_disk(quickstart.folder) == sum(report.artifact.files.values())
     assert report["size_bytes"].as_published is not None
-    assert report["size_bytes"].as_published.value == on_disk(quickstart_folder / "model")
+    assert report["size_bytes"].as_published.value == on_disk(quickstart_folder / "clip-digits")
 
 
 @pytest.mark.onnxruntime
 def test_parameters_are_what_torch_counts(quickstart: Ran, quickstart_folder: Path) -> None:
     """`parameters` of the source is torch's own count, and the plan had predicted that of the result."""
-    model = CLIPModel.from_pretrained(quickstart_folder / "model")
+    model = CLIPModel.from_pretrained(quickstart_folder / "clip-digits")
     report = Report.load(quickstart.folder)
     forecast = hfcompress.plan(quickstart_folder / "recipe.yaml").forecasts[-1]
 

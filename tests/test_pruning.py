@@ -16,7 +16,7 @@ from hfcompress.pruning.plan import kept_units, plan_pruning, tower_couplings
 from hfcompress.pruning.step import Prune, PruneOptions, TowerRatios
 from hfcompress.pruning.surgery import Removal, compare_outputs, mask, rebuild, run, slice_state
 
-MODEL = Path("recipes/quickstart/model")
+MODEL = Path("recipes/quickstart/clip-digits")
 HALF = {"all": TowerRatios(ffn=0.5)}
 
 

@@ -407,8 +407,8 @@ ten digits.
 ```python
 from transformers import AutoModel, AutoProcessor
 
-model = AutoModel.from_pretrained("recipes/quickstart/model")
-processor = AutoProcessor.from_pretrained("recipes/quickstart/model")
+model = AutoModel.from_pretrained("recipes/quickstart/clip-digits")
+processor = AutoProcessor.from_pretrained("recipes/quickstart/clip-digits")
 ```
 
 ## Training
@@ -446,7 +446,7 @@ def main() -> None:
     dataset = make_dataset()
     save_dataset(dataset, output / "data")
 
-    folder = output / "model"
+    folder = output / "clip-digits"
     tokenizer = train_tokenizer(dataset["train"]["caption"][:])
     save_processor(tokenizer, folder)
     processor = AutoProcessor.from_pretrained(folder)

@@ -67,13 +67,13 @@ def make_model(folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-    small = AutoConfig.from_pretrained(QUICKSTART / "model").text_config
+    small = AutoConfig.from_pretrained(QUICKSTART / "clip-digits").text_config
     special = {key: getattr(small, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = CLIPConfig(text_config=special)
     torch.manual_seed(0)
     CLIPModel(config).save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(
-        QUICKSTART / "model", model_max_length=config.text_config.max_position_embeddings
+        QUICKSTART / "clip-digits", model_max_length=config.text_config.max_position_embeddings
     )
     CLIPProcessor(CLIPImageProcessor(), tokenizer).save_pretrained(folder)
 

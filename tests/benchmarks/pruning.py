@@ -123,7 +123,7 @@ def quickstart() -> Subject:
         name: load_dataset("parquet", data_files=str(QUICKSTART / "data" / f"{name}.parquet"), split="train")
         for name in ("calibration", "test")
     }
-    processor = AutoProcessor.from_pretrained(QUICKSTART / "model", use_fast=False)
+    processor = AutoProcessor.from_pretrained(QUICKSTART / "clip-digits", use_fast=False)
     captions = [TEMPLATE.format(name) for name in DIGITS]
     inputs = processor(images=rows["test"]["image"][:], text=captions, padding=True, return_tensors="pt")
     labels = torch.tensor(rows["test"]["label"][:])
@@ -133,7 +133,7 @@ def quickstart() -> Subject:
         return (model.eval()(**inputs).logits_per_image.argmax(dim=1) == labels).float().mean().item()
 
     calibration = rows["calibration"].rename_column("caption", "text").remove_columns("label")
-    return Subject("quickstart", "top-1", QUICKSTART / "model", calibration, measure)
+    return Subject("quickstart", "top-1", QUICKSTART / "clip-digits", calibration, measure)
 
 
 def retrieval(cache: Path) -> Subject:
