@@ -14,6 +14,7 @@ import os
 import shlex
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -49,6 +50,22 @@ _Overrides = Annotated[
 ]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
 _Revision = Annotated[str, typer.Option(help="Branch, tag or commit on the Hub.")]
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the option's value
+    if wanted:
+        typer.echo(version("hfcompress"))
+        raise typer.Exit
+
+
+_Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+]
+
+
+@app.callback()
+def _options(_: _Version = False) -> None:  # noqa: FBT002 - typer's form
+    """Hold the options that come before a command; the application's help is set above."""
 
 
 @app.command()

@@ -8,6 +8,7 @@ import pty
 import re
 import shutil
 import sys
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,6 +30,12 @@ def test_no_command_shows_the_commands(cli: Cli) -> None:
     shown = done.stdout + done.stderr
     for command in ("run", "validate", "plan", "inspect", "push", "list", "schema"):
         assert f" {command} " in shown
+
+
+def test_version(cli: Cli) -> None:
+    """The version is that of the installed distribution."""
+    done = cli("--version")
+    assert (done.returncode, done.stdout) == (0, f"{metadata.version('hfcompress')}\n")
 
 
 def test_unknown_option_is_a_usage_error(cli: Cli) -> None:
