@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["Edit", "Fit", "fit_config"]
 
 
+_NO_SIZES = frozenset({"architectures", "dtype", "torch_dtype", "model_type", "name_or_path", "problem_type"})
+"""Fields of every configuration that never set a shape."""
+
+
 @dataclass(frozen=True)
 class Edit:
     """One changed field of a configuration: `vision_config.intermediate_size: 3072 → 1536`."""
@@ -157,7 +161,7 @@ def _candidates(config: PretrainedConfig, built: Shapes, wanted: Shapes, wrong: 
     }
     for part, holder in _holders(config):
         for field, value in list(vars(holder).items()):
-            if field.startswith("_"):
+            if field.startswith("_") or field in _NO_SIZES or field.endswith(("_id", "_ids", "_token_index")):
                 continue
             entries = enumerate(value) if isinstance(value, (list, tuple)) else [(None, value)]
             for index, entry in entries:

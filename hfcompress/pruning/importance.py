@@ -18,7 +18,7 @@ from hfcompress.pruning.scores import activation_norm
 
 __all__ = ["RIDGE", "Importance", "UnitStatistics", "activation", "magnitude", "obs", "random"]
 
-RIDGE = 1e-4
+RIDGE = 1e-3
 """Ridge of all closed-form fits, as a share of the mean variance of a channel."""
 
 

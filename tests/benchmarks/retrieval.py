@@ -59,7 +59,7 @@ class Training:
         max_shift: Largest shift of an image, in pixels.
     """
 
-    steps: int = 1000
+    steps: int = 1400
     batch_size: int = 128
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.1
