@@ -27,7 +27,7 @@ import hfcompress
 from hfcompress.errors import HfcompressError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from peers import PEERS, feed_forward_sizes, head_counts, prune_with_peer
+from peers import PEERS, feed_forward_sizes, prune_with_peer
 from retrieval import THREADS, make_retrieval_checkpoint, retrieval_recall
 
 if TYPE_CHECKING:
@@ -40,40 +40,24 @@ __all__ = ["main"]
 
 logger = logging.getLogger("pruning")
 
-Axis = Literal["ffn", "heads", "layers"]
+Axis = Literal["ffn"]
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart"
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEMPLATE = "a photo of the digit {}."
 
-RATIOS: dict[Axis, tuple[float, ...]] = {"ffn": (0.3, 0.5, 0.7, 0.9), "heads": (0.25, 0.5), "layers": (0.25, 0.5)}
-MULTIPLE_OF: dict[Axis, int] = {"ffn": 8, "heads": 1, "layers": 1}
+RATIOS: dict[Axis, tuple[float, ...]] = {"ffn": (0.3, 0.5, 0.7, 0.9)}
+MULTIPLE_OF: dict[Axis, int] = {"ffn": 8}
 OURS: dict[Axis, tuple[tuple[str, str], ...]] = {
     "ffn": (
         ("random", "none"),
         ("magnitude", "none"),
-        ("gradient", "none"),
-        ("taylor", "none"),
         ("activation", "none"),
         ("obs", "none"),
-        ("magnitude", "bias"),
-        ("activation", "bias"),
-        ("random", "least_squares"),
-        ("magnitude", "least_squares"),
-        ("gradient", "least_squares"),
-        ("taylor", "least_squares"),
-        ("activation", "least_squares"),
-        ("obs", "least_squares"),
-    ),
-    "heads": (
-        ("magnitude", "none"),
-        ("taylor", "none"),
-        ("activation", "none"),
         ("magnitude", "least_squares"),
         ("activation", "least_squares"),
         ("obs", "least_squares"),
     ),
-    "layers": (("random", "none"), ("obs", "least_squares")),
 }
 
 
@@ -159,9 +143,8 @@ def results_of(subject: Subject, axes: tuple[Axis, ...], scratch: Path) -> Itera
         for ratio in RATIOS[axis]:
             for importance, compensate in OURS[axis]:
                 yield _ours(subject, axis, ratio, importance, compensate, scratch)
-            if axis != "layers":
-                for peer in PEERS:
-                    yield _peer(subject, axis, ratio, peer, source, inputs)
+            for peer in PEERS:
+                yield _peer(subject, axis, ratio, peer, source, inputs)
 
 
 def calibration_inputs(processor: ProcessorMixin, rows: Dataset) -> Mapping[str, Tensor]:
@@ -196,13 +179,8 @@ def _ours(subject: Subject, axis: Axis, ratio: float, importance: str, compensat
         return Result(subject.name, axis, method, ratio, None, time.perf_counter() - started)
     seconds = time.perf_counter() - started
     model = AutoModel.from_pretrained(output)
-    if axis != "layers":
-        _check_sizes(CLIPModel.from_pretrained(subject.folder), model, axis, ratio)
+    _check_sizes(CLIPModel.from_pretrained(subject.folder), model, axis, ratio)
     return Result(subject.name, axis, method, ratio, subject.measure(model), seconds)
-
-
-def _sizes(model: CLIPModel, axis: Axis) -> dict[str, int]:
-    return feed_forward_sizes(model) if axis == "ffn" else head_counts(model)
 
 
 def _check_sizes(source: CLIPModel, pruned: CLIPModel, axis: Axis, ratio: float) -> None:
@@ -211,8 +189,8 @@ def _check_sizes(source: CLIPModel, pruned: CLIPModel, axis: Axis, ratio: float)
     Raises:
         RuntimeError: A layer has another size than the peers are asked for.
     """
-    expected = {name: kept(size, ratio, MULTIPLE_OF[axis]) for name, size in _sizes(source, axis).items()}
-    got = _sizes(pruned, axis)
+    expected = {name: kept(size, ratio, MULTIPLE_OF[axis]) for name, size in feed_forward_sizes(source).items()}
+    got = feed_forward_sizes(pruned)
     if got != expected:
         msg = f"hfcompress left other sizes than the peers are asked for: {got}, expected {expected}"
         raise RuntimeError(msg)
@@ -222,12 +200,9 @@ def _peer(
     subject: Subject, axis: Axis, ratio: float, peer: str, source: CLIPModel, inputs: Mapping[str, Tensor]
 ) -> Result:
     """Prune with torch-pruning to the sizes that ours leaves, and measure."""
-    sizes = {name: kept(size, ratio, MULTIPLE_OF[axis]) for name, size in _sizes(source, axis).items()}
+    sizes = {name: kept(size, ratio, MULTIPLE_OF[axis]) for name, size in feed_forward_sizes(source).items()}
     started = time.perf_counter()
-    if axis == "ffn":
-        pruned = prune_with_peer(source, inputs, peer, units=sizes)
-    else:
-        pruned = prune_with_peer(source, inputs, peer, heads=sizes)
+    pruned = prune_with_peer(source, inputs, peer, units=sizes)
     seconds = time.perf_counter() - started
     return Result(subject.name, axis, f"torch-pruning: {peer}", ratio, subject.measure(pruned), seconds)
 
