@@ -88,6 +88,13 @@ def clip() -> Path:
     return QUICKSTART / "clip-digits"
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty folder that is the current one, so that error messages begin with `recipe.yaml`."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 def _python(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603 - this interpreter
         [sys.executable, *map(str, arguments)],

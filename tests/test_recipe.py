@@ -10,8 +10,9 @@ import pytest
 
 from hfcompress.contracts import Step
 from hfcompress.errors import Problem, RecipeError
-from hfcompress.recipe import Gate, Recipe, load_recipe
+from hfcompress.recipe import Gate, load_recipe
 from hfcompress.registry import IMPORTANCES, QUANTIZERS, STEPS, TASKS
+from tests.recipe_files import problem_lines, written_and_loaded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -341,24 +342,6 @@ BAD = [
 ]
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an empty folder that is the current one, so that error messages begin with `recipe.yaml`."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def _lines(source: str | Path, *overrides: str) -> list[str]:
-    with pytest.raises(RecipeError, match=": ") as caught:
-        load_recipe(source, overrides)
-    return str(caught.value).splitlines()
-
-
-def _loaded(text: str, folder: Path, *overrides: str) -> Recipe:
-    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
-    return load_recipe("recipe.yaml", overrides)
-
-
 @pytest.mark.parametrize(("text", "expected"), BAD)
 def test_every_mistake_is_named_with_its_place(text: str, expected: list[str], here: Path) -> None:
     """Each mistake is one line: place, key, what was got, what was expected; nothing else is reported."""
@@ -368,12 +351,12 @@ def test_every_mistake_is_named_with_its_place(text: str, expected: list[str], h
         expected = [line.replace(tag, filling) for line in expected]
     (here / "recipe.yaml").write_text(text, encoding="utf-8")
 
-    assert [f"recipe.yaml:{line}" for line in expected] == _lines("recipe.yaml")
+    assert [f"recipe.yaml:{line}" for line in expected] == problem_lines("recipe.yaml")
 
 
 def test_full_recipe_becomes_typed_objects(here: Path) -> None:
     """Every section arrives as the frozen object that later parts take."""
-    recipe = _loaded(
+    recipe = written_and_loaded(
         H + DYNAMIC + D + E + "gates: {zero_shot_accuracy: {max_drop: 1e-2}}\npush: {repo: me/small, private: true}\n",
         here,
     )
@@ -389,7 +372,7 @@ def test_full_recipe_becomes_typed_objects(here: Path) -> None:
 
 def test_step_of_another_distribution_is_built(here: Path) -> None:
     """A step that an entry point provides validates its own options and is built from the recipe."""
-    step = _loaded(H + "steps: [{use: round-weights, bits: 10}]\n", here).steps[0].build()
+    step = written_and_loaded(H + "steps: [{use: round-weights, bits: 10}]\n", here).steps[0].build()
 
     assert isinstance(step, Step)
     assert step.options.bits == 10
@@ -397,8 +380,8 @@ def test_step_of_another_distribution_is_built(here: Path) -> None:
 
 def test_slower_results_are_refused_by_default(here: Path) -> None:
     """A recipe that says nothing of latency still has the gate, and null lifts it."""
-    assert _loaded(H + S, here).gates == {"latency_ms": Gate(min_ratio=1.0)}
-    assert _loaded(H + S + "gates: {latency_ms: null}\n", here).gates == {"latency_ms": None}
+    assert written_and_loaded(H + S, here).gates == {"latency_ms": Gate(min_ratio=1.0)}
+    assert written_and_loaded(H + S + "gates: {latency_ms: null}\n", here).gates == {"latency_ms": None}
 
 
 def test_local_folders_become_absolute(here: Path) -> None:
@@ -420,7 +403,7 @@ def test_revision_of_a_folder_is_refused(here: Path) -> None:
     (here / "recipe.yaml").write_text("version: 1\nmodel: {id: model, revision: v2}\n" + S, encoding="utf-8")
 
     expected = ["recipe.yaml:2:20: model.revision: a local folder has no revisions; remove this key"]
-    assert expected == _lines("recipe.yaml")
+    assert expected == problem_lines("recipe.yaml")
 
 
 def test_mapping_is_a_recipe_too() -> None:

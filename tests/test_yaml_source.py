@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hfcompress.errors import RecipeError
-from hfcompress.recipe import Recipe, load_recipe
+from tests.recipe_files import problem_lines, written_and_loaded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,24 +14,6 @@ if TYPE_CHECKING:
 H = "version: 1\nmodel: {id: me/clip}\n"
 S = "steps: [{use: round-weights}]\n"
 KEYS = "include, version, model, data, steps, evaluate, gates, benchmark, push, seed"
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an empty folder that is the current one, so that error messages begin with `recipe.yaml`."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def _lines(source: str | Path, *overrides: str) -> list[str]:
-    with pytest.raises(RecipeError, match=": ") as caught:
-        load_recipe(source, overrides)
-    return str(caught.value).splitlines()
-
-
-def _loaded(text: str, folder: Path, *overrides: str) -> Recipe:
-    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
-    return load_recipe("recipe.yaml", overrides)
 
 
 def test_include_merges_and_local_keys_win(here: Path) -> None:
@@ -43,7 +24,7 @@ def test_include_merges_and_local_keys_win(here: Path) -> None:
     text = (
         "include: [parts/base.yaml, parts/two.yaml]\nbenchmark: {repeats: 5}\nsteps: [{use: round-weights, bits: 3}]\n"
     )
-    recipe = _loaded(text, here)
+    recipe = written_and_loaded(text, here)
 
     assert (recipe.benchmark.repeats, recipe.benchmark.batch_size, recipe.seed) == (5, 2, 2)
     assert [step.options.bits for step in recipe.steps] == [3]  # type: ignore[attr-defined]
@@ -55,7 +36,7 @@ def test_mistakes_in_included_files_are_placed_there(here: Path) -> None:
     (here / "base.yaml").write_text(H + "seed: x\n", "utf-8")
     (here / "recipe.yaml").write_text("include: base.yaml\n" + S, "utf-8")
 
-    assert _lines("recipe.yaml") == ["base.yaml:3:1: seed: got 'x', expected an integer in [0, 4294967296)"]
+    assert problem_lines("recipe.yaml") == ["base.yaml:3:1: seed: got 'x', expected an integer in [0, 4294967296)"]
 
 
 @pytest.mark.parametrize(
@@ -81,12 +62,12 @@ def test_includes_that_cannot_be_followed(files: dict[str, str], expected: str, 
     for name, text in files.items():
         (here / name).write_text(text, encoding="utf-8")
 
-    assert _lines("recipe.yaml") == [expected]
+    assert problem_lines("recipe.yaml") == [expected]
 
 
 def test_overrides_replace_and_create(here: Path) -> None:
     """`--set` reaches into lists, makes mappings that are missing, and reads its value as YAML."""
-    recipe = _loaded(
+    recipe = written_and_loaded(
         H + S, here, "steps.0.bits=3", "gates.latency_ms=null", "push.repo=me/small", "benchmark={repeats: 9}"
     )
 
@@ -117,12 +98,12 @@ def test_overrides_that_are_wrong(override: str, expected: str, here: Path) -> N
     """A mistake in `--set` is placed at the override, not in the file."""
     (here / "recipe.yaml").write_text(H + S, encoding="utf-8")
 
-    assert _lines("recipe.yaml", override) == [expected]
+    assert problem_lines("recipe.yaml", override) == [expected]
 
 
 def test_missing_file_and_folder(here: Path) -> None:
     """What cannot be a recipe is refused with its name."""
     (here / "folder").mkdir()
 
-    assert _lines("none.yaml") == ["none.yaml: no such file"]
-    assert _lines(here / "folder") == [f"{here / 'folder'}: this is a folder, expected a YAML file"]
+    assert problem_lines("none.yaml") == ["none.yaml: no such file"]
+    assert problem_lines(here / "folder") == [f"{here / 'folder'}: this is a folder, expected a YAML file"]

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hfcompress.errors import RecipeError
-from hfcompress.recipe import Recipe, load_recipe
+from tests.recipe_files import problem_lines, written_and_loaded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,37 +87,19 @@ BAD = [
 ]
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an empty folder that is the current one, so that error messages begin with `recipe.yaml`."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def _lines(source: str | Path, *overrides: str) -> list[str]:
-    with pytest.raises(RecipeError, match=": ") as caught:
-        load_recipe(source, overrides)
-    return str(caught.value).splitlines()
-
-
-def _loaded(text: str, folder: Path, *overrides: str) -> Recipe:
-    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
-    return load_recipe("recipe.yaml", overrides)
-
-
 @pytest.mark.parametrize(("text", "expected"), BAD)
 def test_what_cannot_be_read_is_named_with_its_place(text: str, expected: list[str], here: Path) -> None:
     """The place is that of the character or the key that is wrong."""
     (here / "recipe.yaml").write_text(text, encoding="utf-8")
 
-    assert [f"recipe.yaml:{line}" for line in expected] == _lines("recipe.yaml")
+    assert [f"recipe.yaml:{line}" for line in expected] == problem_lines("recipe.yaml")
 
 
 def test_text_reads_back_as_the_same_recipe(here: Path) -> None:
     """`text` holds the whole recipe as it ran, and `sha256` is its hash."""
     push = 'push: {repo: me/small, message: "1e-3", revision: 2024-01-01}\n'
-    first = _loaded(H + S + push, here, "seed=7")
-    second = _loaded(first.text, here)
+    first = written_and_loaded(H + S + push, here, "seed=7")
+    second = written_and_loaded(first.text, here)
 
     assert first.push is not None
     assert (first.push.message, first.push.revision) == ("1e-3", "2024-01-01")
@@ -141,7 +122,7 @@ def test_hostile_files_are_refused(content: bytes, expected: str, here: Path) ->
     """Size, encoding and depth are checked before anything is built."""
     (here / "recipe.yaml").write_bytes(content)
 
-    assert _lines("recipe.yaml") == ["recipe.yaml" + expected]
+    assert problem_lines("recipe.yaml") == ["recipe.yaml" + expected]
 
 
 @pytest.mark.parametrize(
@@ -152,13 +133,13 @@ def test_alias_bombs_are_refused(link: str, here: Path) -> None:
     bomb = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {link.format(f'a{i - 1}')}\n" for i in range(1, 30))
     (here / "recipe.yaml").write_text(bomb, encoding="utf-8")
 
-    (line,) = _lines("recipe.yaml")
+    (line,) = problem_lines("recipe.yaml")
     assert line.endswith("its aliases expand to more than 10000 values")
 
 
 def test_aliases_and_merge_keys_are_read(here: Path) -> None:
     """Plain YAML reuse works, and keys beside `<<` win."""
     text = H + "benchmark: &b {repeats: 3, threads: 2}\nsteps: [&s {use: round-weights, bits: 4}, {<<: *s, bits: 5}]\n"
-    recipe = _loaded(text, here)
+    recipe = written_and_loaded(text, here)
 
     assert [step.options.bits for step in recipe.steps] == [4, 5]  # type: ignore[attr-defined]

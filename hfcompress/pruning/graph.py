@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-__all__ = ["Coupling", "Member", "feed_forward_couplings", "zero_twin"]
+__all__ = ["Coupling", "Member", "enclosing_stack", "feed_forward_couplings", "zero_twin"]
 
 _MIXING = ("Bmm", "Softmax", "ScaledDotProduct", "Cumsum", "Sum", "Mean", "Embedding", "Index", "Convolution")
 """Autograd operations that mix channels, or tell that the channels are not a feed-forward layer's."""
@@ -153,7 +153,7 @@ def _trace_into(
     """Add what the forward passes of a part of the model reach."""
     for probe in find_probes(twin, part):
         for coupling in _traced(twin, probe.module, probe.inputs, modules):
-            if _in_block(coupling.container, modules):
+            if enclosing_stack(coupling.container, modules) is not None:
                 found.setdefault(coupling.name, coupling)
 
 
@@ -173,13 +173,11 @@ def _unreached(found: Mapping[str, Coupling], twin: PreTrainedModel, part: str) 
     return parts
 
 
-def _in_block(name: str, modules: Mapping[str, torch.nn.Module]) -> bool:
-    """Whether a module lies in one of a list of blocks."""
+def enclosing_stack(name: str, modules: Mapping[str, torch.nn.Module]) -> str | None:
+    """Return the outermost list of blocks around a module, `None` where it lies in no block."""
     parts = name.split(".")
-    return any(
-        parts[depth].isdigit() and isinstance(modules[".".join(parts[:depth])], torch.nn.ModuleList)
-        for depth in range(1, len(parts))
-    )
+    paths = (".".join(parts[:depth]) for depth in range(1, len(parts)))
+    return next((path for path in paths if isinstance(modules[path], torch.nn.ModuleList)), None)
 
 
 def _siblings(coupling: Coupling, modules: Mapping[str, torch.nn.Module]) -> Iterator[Coupling]:

@@ -11,7 +11,7 @@ import torch
 from hfcompress.anatomy import Tower, find_towers, meta_model, select_towers, shapes_of, split_tower
 from hfcompress.errors import PruningError
 from hfcompress.pruning.config_surgery import fit_config
-from hfcompress.pruning.graph import feed_forward_couplings
+from hfcompress.pruning.graph import enclosing_stack, feed_forward_couplings
 from hfcompress.pruning.surgery import Removal, slice_shapes, sliced_parameters
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def tower_couplings(model: PreTrainedModel) -> dict[Tower, tuple[Coupling, ...]]
     for coupling in feed_forward_couplings(model):
         inside = [part for part in parts if not part.module or f"{coupling.name}.".startswith(f"{part.module}.")]
         part = max(inside, key=lambda tower: len(tower.module), default=whole)
-        stack = _stack(coupling.container, modules)
+        stack = enclosing_stack(coupling.container, modules)
         if stack is None:
             loose.append((part, coupling))
         else:
@@ -94,16 +94,6 @@ def tower_couplings(model: PreTrainedModel) -> dict[Tower, tuple[Coupling, ...]]
         towers = split_tower(model, part, list(stacks))
         found |= {towers[stack]: tuple(couplings) for stack, couplings in stacks.items()}
     return _distinct(found)
-
-
-def _stack(container: str, modules: Mapping[str, torch.nn.Module]) -> str | None:
-    """Return the outermost list of blocks around a module."""
-    parts = container.split(".")
-    for depth in range(1, len(parts)):
-        path = ".".join(parts[:depth])
-        if isinstance(modules[path], torch.nn.ModuleList):
-            return path
-    return None
 
 
 def _distinct(found: dict[Tower, tuple[Coupling, ...]]) -> dict[Tower, tuple[Coupling, ...]]:
