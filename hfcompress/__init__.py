@@ -11,6 +11,8 @@ import importlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import wrapt
+
 if TYPE_CHECKING:
     from hfcompress.api import apply_step, load, prune, quantize
     from hfcompress.errors import GateError, HfcompressError, RunError, UsageError
@@ -57,6 +59,12 @@ __all__ = [
     "quantize",
     "run",
 ]
+
+
+@wrapt.when_imported("transformers.quantizers.auto")
+def _register_loader(_: object) -> None:
+    """Let transformers load our artifacts, now or as soon as it is imported: `import hfcompress` does not import it."""
+    importlib.import_module("hfcompress.loader")
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from hfcompress.errors import CheckpointError
+from hfcompress.narrowing import narrow, record_in
 from hfcompress.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
 
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
-    """Build the model on the meta device: every shape, no memory.
+    """Build the model on the meta device: every shape, no memory; with the shapes of the record that `config` carries.
 
     Raises:
         CheckpointError: No model can be built from the configuration.
@@ -149,6 +150,8 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
     except _REFUSALS as error:
         msg = f"no {model_class(config).__name__} can be built from this config: {error}"
         raise CheckpointError(msg) from error
+    if (record := record_in(config)) is not None:
+        narrow(model, record)
     return model
 
 

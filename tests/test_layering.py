@@ -13,8 +13,9 @@ PACKAGE = Path(hfcompress.__file__).parent
 LAYERS = (
     {"errors"},
     {"contracts"},
-    {"registry"},
-    {"extras", "environment", "yaml_text", "anatomy", "intervals"},
+    {"registry", "narrow_layers"},
+    {"narrowing"},
+    {"extras", "environment", "yaml_text", "anatomy", "intervals", "loader"},
     {"yaml_source", "validation", "inputs", "probes", "hub"},
     {"runtimes", "recipe_checks", "report"},
     {"pruning", "quantization", "evaluation", "benchmark", "recipe", "gates", "plots"},
