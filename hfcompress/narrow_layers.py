@@ -39,19 +39,12 @@ def spread_channels(outputs: torch.Tensor, kept: ChannelRanges | None, width: in
     """
     if kept is None:
         return outputs
-    if len(kept) == 1:
-        ((start, stop),) = kept
-        return torch.nn.functional.pad(outputs, (start, width - stop))
-    parts = list(outputs.split([stop - start for start, stop in kept], dim=-1))
-    edges = [(0, 0), *kept, (width, width)]
-    gaps = [after[0] - before[1] for before, after in pairwise(edges)]
-    pieces: list[torch.Tensor] = []
-    for gap, part in zip(gaps, [*parts, None], strict=True):
-        if gap:
-            pieces.append(outputs.new_zeros((*outputs.shape[:-1], gap)))
-        if part is not None:
-            pieces.append(part)
-    return torch.cat(pieces, dim=-1)
+    parts = outputs.split([stop - start for start, stop in kept], dim=-1)
+    gaps = [start - stop for (_, stop), (start, _) in pairwise([(0, 0), *kept])]
+    after = [0] * (len(kept) - 1) + [width - kept[-1][1]]
+    # padded one by one, for a tensor of zeros would need the shape of the batch inside of an exported graph
+    pieces = [torch.nn.functional.pad(part, around) for part, *around in zip(parts, gaps, after, strict=True)]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
 
 
 class NarrowLinear(torch.nn.Linear):

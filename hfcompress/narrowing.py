@@ -155,9 +155,16 @@ def narrow(model: torch.nn.Module, record: NarrowRecord) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     done: dict[torch.nn.Module, NarrowModule] = {}
     renewed: _Renewed = {}
+    prefix = getattr(model, "base_model_prefix", "")
+    is_base = prefix not in modules and any(name.startswith(f"{prefix}.") for name in record.modules)
     for name, wanted in record.modules.items():
-        module = _find(model, modules, name)
-        if module is None or done.get(module) == wanted:  # a head, or a module that the model holds twice
+        module = _find(model, modules, name, wanted)
+        if module is None:
+            if is_base and not name.startswith(f"{prefix}."):  # of a head that this model does not have
+                continue
+            msg = f"config.json: quantization_config.modules: a {type(model).__name__} has no module {name!r}"
+            raise CheckpointError(msg)
+        if done.get(module) == wanted:  # the model holds it under two names
             continue
         try:
             _narrow_module(module, wanted, renewed)
@@ -172,17 +179,35 @@ _Renewed: TypeAlias = dict[int, tuple[torch.Tensor, torch.nn.Parameter]]
 """Id of a parameter that was replaced → it (so that its id stays its own) and the new one: what was tied stays tied."""
 
 
-def _find(model: torch.nn.Module, modules: Mapping[str, torch.nn.Module], name: str) -> torch.nn.Module | None:
-    """Return the module of a name, `None` for one of a head that a base model does not have."""
+def _find(
+    model: torch.nn.Module, modules: Mapping[str, torch.nn.Module], name: str, wanted: NarrowModule
+) -> torch.nn.Module | None:
+    """Return the module of a name, with or without the prefix of the base model, also after it was renamed."""
     prefix = getattr(model, "base_model_prefix", "")
     for alias in (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}.")):
         if alias in modules:
             return modules[alias]
-    is_base = bool(prefix) and prefix not in modules
-    if is_base and not name.startswith(f"{prefix}."):
-        return None
-    msg = f"config.json: quantization_config.modules: a {type(model).__name__} has no module {name!r}"
-    raise CheckpointError(msg)
+    parameter = next(iter(wanted.shapes), "")
+    renamed = _as_loaded(model, f"{name}.{parameter}").removesuffix(f".{parameter}")
+    return modules.get(renamed)
+
+
+def _as_loaded(model: torch.nn.Module, name: str) -> str:
+    """Return the name under which transformers loads a tensor: its version 5 renamed modules of many models."""
+    try:
+        from transformers.conversion_mapping import (  # type: ignore[import-not-found]
+            get_model_conversion_mapping,
+        )
+        from transformers.core_model_loading import (  # type: ignore[import-not-found]
+            WeightRenaming,
+            rename_source_key,
+        )
+    except ImportError:  # version 4
+        return name
+    renamings = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightRenaming)]
+    state = model.state_dict()
+    renamed: str = rename_source_key(name, renamings, [], getattr(model, "base_model_prefix", ""), state)[0]
+    return renamed
 
 
 def _narrow_module(module: torch.nn.Module, wanted: NarrowModule, renewed: _Renewed) -> None:

@@ -13,6 +13,7 @@ from hfcompress.anatomy import copy_processor, load_config, model_class
 from hfcompress.contracts import Checkpoint, Format, Model, Runtime
 from hfcompress.errors import CheckpointError, QuantizationError
 from hfcompress.inputs import load_processor
+from hfcompress.narrowing import with_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -76,7 +77,9 @@ class OnnxRuntime(Runtime):
         for file in graphs.iterdir():
             if not file.name.endswith((".onnx", ".onnx_data")):
                 file.unlink()
-        config.save_pretrained(output)
+        with_record(config, None).save_pretrained(
+            output
+        )  # the graphs have their shapes, and need no one to narrow them
         copy_processor(checkpoint.path, output)
         return Checkpoint(output, "onnx")
 
