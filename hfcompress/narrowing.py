@@ -146,8 +146,8 @@ def narrow(model: torch.nn.Module, record: NarrowRecord) -> None:
     """Give the modules of a stock model the shapes of a record. Changes the model in place.
 
     Each new parameter is zero, on the device and of the dtype of the one it stands for: weights are loaded afterwards.
-    Names are taken with or without the prefix of the base model, as transformers takes those of weights, so the
-    checkpoint of a model with a head loads into one without.
+    Names are taken as transformers takes those of weights: with or without the prefix of the base model, and a part
+    that this class does not have, as a head or a tower, is left aside.
 
     Raises:
         CheckpointError: The model lacks a module or parameter of the record, or cannot have these shapes.
@@ -155,13 +155,12 @@ def narrow(model: torch.nn.Module, record: NarrowRecord) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     done: dict[torch.nn.Module, NarrowModule] = {}
     renewed: _Renewed = {}
-    prefix = getattr(model, "base_model_prefix", "")
-    is_base = prefix not in modules and any(name.startswith(f"{prefix}.") for name in record.modules)
+    found = {name: _find(model, modules, name, wanted) for name, wanted in record.modules.items()}
     for name, wanted in record.modules.items():
-        module = _find(model, modules, name, wanted)
+        module = found[name]
         if module is None:
-            if is_base and not name.startswith(f"{prefix}."):  # of a head that this model does not have
-                continue
+            if any(found.values()) and not _holds_part(model, modules, name):
+                continue  # transformers leaves the weights of such a part aside as well, and says so
             msg = f"config.json: quantization_config.modules: a {type(model).__name__} has no module {name!r}"
             raise CheckpointError(msg)
         if done.get(module) == wanted:  # the model holds it under two names
@@ -192,6 +191,12 @@ def _find(
     return modules.get(renamed)
 
 
+def _holds_part(model: torch.nn.Module, modules: Mapping[str, torch.nn.Module], name: str) -> bool:
+    """Whether the model has the outermost module of a name."""
+    prefix = getattr(model, "base_model_prefix", "")
+    return name.removeprefix(f"{prefix}.").partition(".")[0] in modules
+
+
 def _as_loaded(model: torch.nn.Module, name: str) -> str:
     """Return the name under which transformers loads a tensor: its version 5 renamed modules of many models."""
     try:
@@ -204,9 +209,11 @@ def _as_loaded(model: torch.nn.Module, name: str) -> str:
         )
     except ImportError:  # version 4
         return name
+    prefix = getattr(model, "base_model_prefix", None)
+    if prefix is None:  # no model of transformers
+        return name
     renamings = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightRenaming)]
-    state = model.state_dict()
-    renamed: str = rename_source_key(name, renamings, [], getattr(model, "base_model_prefix", ""), state)[0]
+    renamed: str = rename_source_key(name, renamings, [], prefix, model.state_dict())[0]
     return renamed
 
 
@@ -228,11 +235,11 @@ def _narrow_module(module: torch.nn.Module, wanted: NarrowModule, renewed: _Rene
         built: torch.Tensor = getattr(module, name)
         fresh = torch.zeros(shape, dtype=built.dtype, device=built.device)
         if isinstance(built, torch.nn.Parameter):
-            _, known_fresh = renewed.get(id(built), (None, None))
-            if known_fresh is None or known_fresh.shape != fresh.shape:
-                known_fresh = torch.nn.Parameter(fresh, requires_grad=built.requires_grad)
-                renewed[id(built)] = (built, known_fresh)
-            fresh = known_fresh
+            _, tied = renewed.get(id(built), (None, None))
+            if tied is None or tied.shape != fresh.shape:
+                tied = torch.nn.Parameter(fresh, requires_grad=built.requires_grad)
+                renewed[id(built)] = (built, tied)
+            fresh = tied
         setattr(module, name, fresh)
 
 

@@ -280,6 +280,19 @@ def test_record_that_does_not_fit(cut: Cut, name: str, module: dict[str, Any], m
         meta_model(with_record(cut.masked.config, record))
 
 
+def test_part_that_is_not_there(cut: Cut) -> None:
+    """A class without one of the towers loads the others, but a record of nothing that it has is not its own."""
+    shapes = {"shapes": {"weight": [20, 32], "bias": [20]}}
+    modules = {f"{tower}_model.encoder.layers.0.mlp.fc1": shapes for tower in ("text", "vision")}
+    model = transformers.CLIPForImageClassification(cut.masked.config)
+    narrow(model, NarrowRecord.from_dict({"version": 1, "modules": modules}))
+    assert model.get_submodule(f"{LAYER}.mlp.fc1").weight.shape == (20, 32)
+
+    del modules[f"{LAYER}.mlp.fc1"]
+    with pytest.raises(CheckpointError, match="has no module 'text_model"):
+        narrow(model, NarrowRecord.from_dict({"version": 1, "modules": modules}))
+
+
 @pytest.mark.parametrize(
     ("layer", "weight", "sizes"),
     [
