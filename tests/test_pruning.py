@@ -14,7 +14,7 @@ from hfcompress.errors import CheckpointError, DataError, ProofError, PruningErr
 from hfcompress.probes import find_probes
 from hfcompress.pruning.plan import kept_units, plan_pruning, tower_couplings
 from hfcompress.pruning.step import Prune, PruneOptions, TowerRatios
-from hfcompress.pruning.surgery import Removal, compare_outputs, mask, rebuild, run, slice_state
+from hfcompress.pruning.surgery import compare_outputs, mask, rebuild, run, slice_state
 
 MODEL = Path("recipes/quickstart/clip-digits")
 HALF = {"all": TowerRatios(ffn=0.5)}
@@ -52,8 +52,17 @@ def test_kept_units(sizes: tuple[int, ...], ratio: float, multiple_of: int, expe
 def test_towers() -> None:
     """The towers of a composite configuration each have the feed-forward layers of their blocks."""
     found = tower_couplings(meta_model(load_config(MODEL)))
-    sizes = {tower.name: [coupling.size for coupling in couplings] for tower, couplings in found.items()}
-    assert sizes == {"text": [256] * 3, "vision": [896] * 3}
+    sizes = {
+        (tower.name, axis): [coupling.size for coupling in couplings if coupling.axis == axis]
+        for tower, couplings in found.items()
+        for axis in ("ffn", "heads")
+    }
+    assert sizes == {
+        ("text", "ffn"): [256] * 3,
+        ("text", "heads"): [4] * 3,
+        ("vision", "ffn"): [896] * 3,
+        ("vision", "heads"): [4] * 3,
+    }
 
 
 def test_source_is_left_as_it_is() -> None:
@@ -146,8 +155,8 @@ def test_proof_notices_wrong_units() -> None:
     """A model that was sliced at other units than were masked does not pass."""
     model = load_model(MODEL)
     plan = plan_pruning(model.config, HALF, 8)
-    first = [Removal(cut.coupling, torch.arange(cut.keep)) for cut in plan.cuts]
-    last = [Removal(cut.coupling, torch.arange(cut.coupling.size - cut.keep, cut.coupling.size)) for cut in plan.cuts]
+    first = plan.removals(plan.first_units)
+    last = plan.removals([torch.arange(cut.size - cut.keep, cut.size) for cut in plan.cuts])
     probes = find_probes(model)
     pruned = rebuild(plan.config, slice_state(model.state_dict(), first))
     mask(model, last)

@@ -9,7 +9,6 @@ nothing but pointwise operations in between: no attention product, no embedding,
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,89 +17,20 @@ from torch_pruning import ops
 from transformers.pytorch_utils import Conv1D
 
 from hfcompress.probes import find_probes
+from hfcompress.pruning.coupling import Coupling, Member, enclosing_stack, layer_parameters, siblings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from transformers import PreTrainedModel
 
-__all__ = ["Coupling", "Member", "enclosing_stack", "feed_forward_couplings", "zero_twin"]
+    from hfcompress.pruning.coupling import Role
+
+__all__ = ["feed_forward_couplings", "unreached_parts", "zero_twin"]
 
 _MIXING = ("Bmm", "Softmax", "ScaledDotProduct", "Cumsum", "Sum", "Mean", "Embedding", "Index", "Convolution")
 """Autograd operations that mix channels, or tell that the channels are not a feed-forward layer's."""
 _NORMS = (torch.nn.LayerNorm, torch.nn.RMSNorm)
-
-
-@dataclass(frozen=True)
-class Member:
-    """One side of a layer that shares the coupled channels.
-
-    Attributes:
-        module: Dotted name of the layer.
-        role: Whether the channels are the layer's outputs ("produces"), its inputs ("consumes"), or pass through it one
-            by one ("carries": a normalisation over the channels).
-        offsets: Unit j of the coupling is channel `j + offset` for each of these; a fused gate-and-up projection has
-            two.
-        transposed: Whether the layer keeps its weight as (inputs, outputs), as GPT-2 does.
-    """
-
-    module: str
-    role: str
-    offsets: tuple[int, ...]
-    transposed: bool = False
-
-
-@dataclass(frozen=True)
-class Coupling:
-    """Channels that exist in several layers at once and can only be removed from all of them.
-
-    Attributes:
-        name: Dotted name of the first layer that produces the channels.
-        size: Number of units.
-        members: Every layer side that holds the units.
-    """
-
-    name: str
-    size: int
-    members: tuple[Member, ...]
-
-    @property
-    def producers(self) -> tuple[Member, ...]:
-        """The layers whose outputs are the units."""
-        return tuple(member for member in self.members if member.role == "produces")
-
-    @property
-    def consumers(self) -> tuple[Member, ...]:
-        """The layers that read the units."""
-        return tuple(member for member in self.members if member.role == "consumes")
-
-    @property
-    def carriers(self) -> tuple[Member, ...]:
-        """The layers that the units pass through."""
-        return tuple(member for member in self.members if member.role == "carries")
-
-    @property
-    def container(self) -> str:
-        """Dotted name of the innermost module that holds every member."""
-        paths = [member.module.split(".") for member in self.members]
-        shared = []
-        for parts in zip(*paths, strict=False):
-            if len(set(parts)) > 1:
-                break
-            shared.append(parts[0])
-        return ".".join(shared)
-
-    def moved(self, container: str) -> Coupling:
-        """Return the same coupling inside another module of the same kind."""
-        start = len(self.container)
-        return Coupling(
-            container + self.name[start:],
-            self.size,
-            tuple(
-                Member(container + member.module[start:], member.role, member.offsets, member.transposed)
-                for member in self.members
-            ),
-        )
 
 
 def zero_twin(model: PreTrainedModel) -> PreTrainedModel:
@@ -122,7 +52,7 @@ def zero_twin(model: PreTrainedModel) -> PreTrainedModel:
     return twin
 
 
-def feed_forward_couplings(model: PreTrainedModel) -> tuple[Coupling, ...]:
+def feed_forward_couplings(model: PreTrainedModel, twin: PreTrainedModel) -> tuple[Coupling, ...]:
     """Return the feed-forward layers of a model's blocks, in the order of its modules.
 
     A module that the forward pass does not reach, but that is of the same class and shapes as one with a feed-forward
@@ -130,18 +60,18 @@ def feed_forward_couplings(model: PreTrainedModel) -> tuple[Coupling, ...]:
 
     Args:
         model: A model on the meta device.
+        twin: Its twin, see `zero_twin`.
 
     Raises:
         CheckpointError: No inputs can be made on which the model, or a part of it, runs.
     """
-    twin = zero_twin(model)
     modules = dict(model.named_modules())
     found: dict[str, Coupling] = {}
     _trace_into(found, twin, "", modules)
-    for part in _unreached(found, twin, ""):
+    for part in unreached_parts(found, twin):
         _trace_into(found, twin, part, modules)
     for coupling in list(found.values()):
-        for sibling in _siblings(coupling, modules):
+        for sibling in siblings(coupling, modules):
             found.setdefault(sibling.name, sibling)
     order = {name: index for index, name in enumerate(modules)}
     return tuple(sorted(found.values(), key=lambda coupling: order[coupling.name]))
@@ -157,8 +87,8 @@ def _trace_into(
                 found.setdefault(coupling.name, coupling)
 
 
-def _unreached(found: Mapping[str, Coupling], twin: PreTrainedModel, part: str) -> list[str]:
-    """Return the outermost parts with blocks in which no feed-forward layer was found: some run without autograd."""
+def unreached_parts(found: Mapping[str, Coupling], twin: PreTrainedModel, part: str = "") -> list[str]:
+    """Return the outermost parts with blocks in which nothing was found: some run without autograd."""
     parts = []
     for name, child in twin.get_submodule(part).named_children():
         path = f"{part}.{name}" if part else name
@@ -167,36 +97,10 @@ def _unreached(found: Mapping[str, Coupling], twin: PreTrainedModel, part: str) 
         ):
             continue
         if any(coupling.startswith(f"{path}.") for coupling in found):
-            parts += _unreached(found, twin, path)
+            parts += unreached_parts(found, twin, path)
         else:
             parts.append(path)
     return parts
-
-
-def enclosing_stack(name: str, modules: Mapping[str, torch.nn.Module]) -> str | None:
-    """Return the outermost list of blocks around a module, `None` where it lies in no block."""
-    parts = name.split(".")
-    paths = (".".join(parts[:depth]) for depth in range(1, len(parts)))
-    return next((path for path in paths if isinstance(modules[path], torch.nn.ModuleList)), None)
-
-
-def _siblings(coupling: Coupling, modules: Mapping[str, torch.nn.Module]) -> Iterator[Coupling]:
-    """Yield the coupling in every other module of its container's class whose layers have the same shapes."""
-    container = modules[coupling.container]
-    for name, module in modules.items():
-        if type(module) is not type(container) or name == coupling.container:
-            continue
-        moved = coupling.moved(name)
-        pairs = zip(coupling.members, moved.members, strict=True)
-        if all(
-            there.module in modules and _shapes(modules[here.module]) == _shapes(modules[there.module])
-            for here, there in pairs
-        ):
-            yield moved
-
-
-def _shapes(module: torch.nn.Module) -> list[tuple[str, torch.Size]]:
-    return [(name, parameter.shape) for name, parameter in module.named_parameters()]
 
 
 def _traced(
@@ -253,9 +157,11 @@ def _coupling(
     if any(tuple(index + size - 1 for index in first[side]) != last[side] for side in first):
         return None
     members = tuple(
-        Member(module, role, offsets, isinstance(modules[module], Conv1D)) for (module, role), offsets in first.items()
+        Member(module, role, layer_parameters(modules[module], role), start)
+        for (module, role), starts in first.items()
+        for start in starts
     )
-    coupling = Coupling(names[root], size, members)
+    coupling = Coupling(names[root], "ffn", size, members)
     return coupling if coupling.consumers else None
 
 
@@ -278,13 +184,13 @@ def _feeds_a_product(start: torch_pruning.dependency.Node) -> bool:
 
 def _sharers(
     graph: torch_pruning.DependencyGraph, names: Mapping[torch.nn.Module, str], root: torch.nn.Linear, channel: int
-) -> dict[tuple[str, str], tuple[int, ...]] | None:
+) -> dict[tuple[str, Role], tuple[int, ...]] | None:
     """Return (layer, role) → channels there, for one output channel of `root`; `None` where channels are mixed."""
-    found: dict[tuple[str, str], tuple[int, ...]] = {}
+    found: dict[tuple[str, Role], tuple[int, ...]] = {}
     for dependency, channels in graph.get_pruning_group(root, torch_pruning.prune_linear_out_channels, idxs=[channel]):
         layer = dependency.target.module
         if isinstance(layer, torch.nn.Linear):
-            role = "produces" if graph.is_out_channel_pruning_fn(dependency.handler) else "consumes"
+            role: Role = "produces" if graph.is_out_channel_pruning_fn(dependency.handler) else "consumes"
             found[names[layer], role] = tuple(sorted(channels))
         elif isinstance(layer, _NORMS) and tuple(layer.weight.shape) == (root.out_features,):
             found[names[layer], "carries"] = tuple(sorted(channels))

@@ -27,19 +27,33 @@ class UnitStatistics:
     """What is known of the units of one coupling.
 
     Attributes:
-        incoming: For each producing layer, its weights: (units, fan_in).
-        outgoing: For each consuming layer, its weights: (units, fan_out).
-        covariance: Σ x xᵀ of the units' activations on calibration rows, (units, units), float64; `None` where there
-            are no rows or the forward pass does not reach the units.
-        total: Σ x, (units,), float64.
+        incoming: For each producing layer, the weights of each unit: (units, width * fan_in), a unit being `width`
+            channels of the layer.
+        outgoing: For each consuming layer, the weights of each unit: (units, width * fan_out).
+        width: Channels of a unit in the consuming layers.
+        covariance: Σ x xᵀ of the channels' activations on calibration rows, (channels, channels), unit after unit,
+            float64; `None` where there are no rows or the forward pass does not reach the units.
+        total: Σ x, (channels,), float64.
         count: Number of rows in both sums.
     """
 
     incoming: tuple[torch.Tensor, ...]
     outgoing: tuple[torch.Tensor, ...]
+    width: int = 1
     covariance: torch.Tensor | None = None
     total: torch.Tensor | None = None
     count: float = 0
+
+    @property
+    def channels(self) -> torch.Tensor:
+        """Channels of each unit in the covariance, of shape (units, width)."""
+        return torch.arange(len(self.outgoing[0]) * self.width).view(-1, self.width)
+
+    @property
+    def readers(self) -> torch.Tensor:
+        """The consuming layers as one map, of shape (all their outputs, channels)."""
+        channels = self.channels.numel()
+        return torch.cat([matrix.reshape(channels, -1).T for matrix in self.outgoing])
 
 
 Importance: TypeAlias = Callable[[UnitStatistics, int, torch.Generator], torch.Tensor]
@@ -67,8 +81,7 @@ def activation(units: UnitStatistics, remove: int, generator: torch.Generator) -
     """
     if units.covariance is None:
         return magnitude(units, remove, generator)
-    weight = torch.cat([matrix.T for matrix in units.outgoing])
-    return activation_norm(weight, units.covariance, torch.arange(weight.shape[1]).unsqueeze(1))
+    return activation_norm(units.readers, units.covariance, units.channels)
 
 
 def obs(units: UnitStatistics, remove: int, generator: torch.Generator) -> torch.Tensor:
@@ -82,10 +95,9 @@ def obs(units: UnitStatistics, remove: int, generator: torch.Generator) -> torch
     """
     if units.covariance is None or units.total is None:
         return magnitude(units, remove, generator)
-    weight = torch.cat([matrix.T for matrix in units.outgoing])
     spread = centre(units.covariance, units.total, units.count)
-    result = greedy_obs(weight, spread, torch.arange(weight.shape[1]).unsqueeze(1), remove, RIDGE)
-    scores = torch.full((weight.shape[1],), torch.inf)
+    result = greedy_obs(units.readers, spread, units.channels, remove, RIDGE)
+    scores = torch.full((len(units.channels),), torch.inf)
     scores[result.order] = torch.arange(remove, dtype=scores.dtype)
     return scores
 

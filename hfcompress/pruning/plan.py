@@ -10,48 +10,110 @@ import torch
 
 from hfcompress.anatomy import Tower, find_towers, meta_model, select_towers, shapes_of, split_tower
 from hfcompress.errors import PruningError
+from hfcompress.narrow_layers import NARROW_CLASSES
+from hfcompress.narrowing import record_in, with_record
+from hfcompress.pruning.axes import AXIS_UNITS
+from hfcompress.pruning.attention import attention_couplings
 from hfcompress.pruning.config_surgery import fit_config
-from hfcompress.pruning.graph import enclosing_stack, feed_forward_couplings
+from hfcompress.pruning.coupling import enclosing_stack
+from hfcompress.pruning.graph import feed_forward_couplings, zero_twin
+from hfcompress.pruning.records import record_of
 from hfcompress.pruning.surgery import Removal, slice_shapes, sliced_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfcompress.pruning.config_surgery import Edit
-    from hfcompress.pruning.graph import Coupling
+    from hfcompress.narrowing import NarrowRecord
+    from hfcompress.pruning.axes import Axis
+    from hfcompress.pruning.coupling import Coupling
     from hfcompress.pruning.step import TowerRatios
 
-__all__ = ["Cut", "PruningPlan", "kept_units", "plan_pruning", "tower_couplings"]
+__all__ = ["Cut", "PruningPlan", "find_cuts", "fit_cuts", "kept_units", "plan_pruning", "tower_couplings"]
+
+_AXES: tuple[Axis, ...] = ("heads", "ffn")
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A coupling of a tower, and how many of its units stay."""
+    """Couplings of a tower that must keep the same units, and how many those are.
+
+    Attributes:
+        tower: Name of the tower.
+        couplings: One, or all that share a table or a layer.
+        keep: Number of units that stay.
+        padded: Whether the code around goes on seeing all channels; see `Removal`.
+    """
 
     tower: str
-    coupling: Coupling
+    couplings: tuple[Coupling, ...]
     keep: int
+    padded: bool = False
+
+    @property
+    def axis(self) -> Axis:
+        """What the units are."""
+        return self.couplings[0].axis
+
+    @property
+    def size(self) -> int:
+        """Number of units before."""
+        return self.couplings[0].size
+
+    def removals(self, kept: torch.Tensor) -> list[Removal]:
+        """Return what goes when these units stay."""
+        return [Removal(coupling, kept, self.padded) for coupling in self.couplings]
 
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """What will be removed, and the stock configuration that says it.
+    """What will be removed, and the configuration that says it.
 
     Attributes:
-        cuts: Every coupling that shrinks.
-        config: The configuration of the pruned model.
+        cuts: Everything that shrinks, in the order of the model's modules.
+        config: The stock configuration of the pruned model, as far as one can say it.
         edits: How it differs from that of the source.
-        removed_parameters: Number of parameters that go.
-        left: Towers that `all` would have covered, and that no stock configuration can say narrower.
+        recorded: Indices of the cuts that no stock configuration can say: their shapes are recorded beside it.
+        shapes: Shape of each entry of the source's state dict.
+        earlier: What the source's configuration could not say.
     """
 
     cuts: tuple[Cut, ...]
     config: PretrainedConfig
     edits: tuple[Edit, ...]
-    removed_parameters: int
-    left: tuple[str, ...] = ()
+    recorded: frozenset[int]
+    shapes: Mapping[str, tuple[int, ...]]
+    earlier: NarrowRecord | None = None
+
+    @property
+    def first_units(self) -> list[torch.Tensor]:
+        """As many units of each cut as stay, the first ones: any would give the same shapes."""
+        return [torch.arange(cut.keep) for cut in self.cuts]
+
+    @property
+    def removed_parameters(self) -> int:
+        """Number of parameters that go."""
+        sliced = slice_shapes(self.shapes, self.removals(self.first_units))
+        return sum(math.prod(self.shapes[name]) - math.prod(shape) for name, shape in sliced.items())
+
+    def removals(self, kept: Sequence[torch.Tensor]) -> list[Removal]:
+        """Return what goes when these units of each cut stay."""
+        return [removal for cut, units in zip(self.cuts, kept, strict=True) for removal in cut.removals(units)]
+
+    def config_of(self, kept: Sequence[torch.Tensor]) -> PretrainedConfig:
+        """Return the whole configuration of the model in which these units of each cut stay."""
+        recorded = [
+            removal
+            for index, (cut, units) in enumerate(zip(self.cuts, kept, strict=True))
+            if index in self.recorded
+            for removal in cut.removals(units)
+        ]
+        if not recorded and self.earlier is None:
+            return self.config
+        shapes = slice_shapes(self.shapes, self.removals(kept))
+        return with_record(self.config, record_of(self.shapes, shapes, recorded, self.earlier))
 
 
 def kept_units(sizes: Iterable[int], ratio: float, multiple_of: int) -> dict[int, int]:
@@ -69,13 +131,13 @@ def kept_units(sizes: Iterable[int], ratio: float, multiple_of: int) -> dict[int
 
 
 def tower_couplings(model: PreTrainedModel) -> dict[Tower, tuple[Coupling, ...]]:
-    """Return the feed-forward layers of each tower of a model on the meta device, towers without one included."""
+    """Return the prunable units of each tower of a model on the meta device, towers without any included."""
     modules = dict(model.named_modules())
     whole = Tower("model", "", "", model.num_parameters())
     parts = find_towers(model)
     members: dict[Tower, dict[str, list[Coupling]]] = {part: {} for part in parts}
     loose: list[tuple[Tower, Coupling]] = []
-    for coupling in feed_forward_couplings(model):
+    for coupling in _couplings(model):
         inside = [part for part in parts if not part.module or f"{coupling.name}.".startswith(f"{part.module}.")]
         part = max(inside, key=lambda tower: len(tower.module), default=whole)
         stack = enclosing_stack(coupling.container, modules)
@@ -96,6 +158,20 @@ def tower_couplings(model: PreTrainedModel) -> dict[Tower, tuple[Coupling, ...]]
     return _distinct(found)
 
 
+def _couplings(model: PreTrainedModel) -> list[Coupling]:
+    """Return the units of every axis, in the order of the modules that produce them."""
+    twin = zero_twin(model)
+    found = (*feed_forward_couplings(model, twin), *attention_couplings(model, twin))
+    modules = dict(model.named_modules())
+    whole = [
+        coupling
+        for coupling in found
+        if not any(isinstance(modules[member.module], tuple(NARROW_CLASSES.values())) for member in coupling.members)
+    ]
+    order = {name: index for index, name in enumerate(modules)}
+    return sorted(whole, key=lambda coupling: order[coupling.name])
+
+
 def _distinct(found: dict[Tower, tuple[Coupling, ...]]) -> dict[Tower, tuple[Coupling, ...]]:
     """Give towers that one part of the configuration built twice names that differ."""
     names = [tower.name for tower in found]
@@ -105,70 +181,110 @@ def _distinct(found: dict[Tower, tuple[Coupling, ...]]) -> dict[Tower, tuple[Cou
     }
 
 
-def plan_pruning(config: PretrainedConfig, ratios: Mapping[str, TowerRatios], multiple_of: int) -> PruningPlan:
-    """Settle what goes from each tower and prove, on the meta device, that a stock configuration can say it.
+def find_cuts(
+    model: PreTrainedModel, towers: Mapping[str, TowerRatios], multiple_of: int
+) -> tuple[Cut, ...]:
+    """Return what these ratios remove from a model on the meta device, in the order of its modules.
 
     Args:
-        config: The configuration of the model; left as it is.
-        ratios: Tower name or `all` → what is removed there; `all` passes over towers without feed-forward layers, and
-            over those that no stock configuration can say narrower.
-        multiple_of: Kept sizes are rounded up to a multiple of this.
+        model: The model.
+        towers: Tower name or `all` → what is removed there; `all` passes over what a tower lacks.
+        multiple_of: Kept numbers of feed-forward units are rounded up to a multiple of this.
 
     Raises:
         CheckpointError: A tower is not one of the model's.
-        PruningError: A tower has no feed-forward layer, nothing would be removed, or no configuration says the result.
+        PruningError: A tower lacks an axis, or nothing would be removed.
     """
-    model = meta_model(config)
     couplings = tower_couplings(model)
-    cuts: dict[str, list[Cut]] = {}
-    for name, tower in select_towers(couplings, ratios).items():
-        if not couplings[tower]:
-            if name not in ratios:
+    order = {name: index for index, (name, _) in enumerate(model.named_modules())}
+    cuts: list[Cut] = []
+    for name, tower in select_towers(couplings, towers).items():
+        wanted = towers.get(name) or towers["all"]
+        for axis in _AXES:
+            ratio = getattr(wanted, axis)
+            if ratio is None:
                 continue
-            msg = (
-                f"the tower {name!r} has no feed-forward layer to prune; `hfcompress inspect` shows what each tower has"
-            )
-            raise PruningError(msg)
-        ratio = ratios[name].ffn if name in ratios else ratios["all"].ffn
-        kept = kept_units((coupling.size for coupling in couplings[tower]), ratio, multiple_of)
-        narrowed = [Cut(name, coupling, kept[coupling.size]) for coupling in couplings[tower]]
-        cuts[name] = [cut for cut in narrowed if cut.keep < cut.coupling.size]
-    if not any(cuts.values()):
+            found = [coupling for coupling in couplings[tower] if coupling.axis == axis]
+            if not found and name in towers:
+                msg = (
+                    f"the tower {name!r} has no {AXIS_UNITS[axis]} that can be removed; "
+                    f"`hfcompress inspect` shows what each tower has (heads that an earlier pruning removed beside the "
+                    f"configuration leave none: remove all of them in one step)"
+                )
+                raise PruningError(msg)
+            kept = kept_units((coupling.size for coupling in found), ratio, multiple_of if axis == "ffn" else 1)
+            cuts += [Cut(name, joint, kept[joint[0].size]) for joint in _joint(found)]
+    cuts = [cut for cut in cuts if cut.keep < cut.size]
+    if not cuts:
         msg = (
-            f"nothing would be removed: every size that these ratios leave rounds up to itself "
+            f"nothing would be removed: every number of units that these ratios leave rounds up to what there is "
             f"(multiple_of: {multiple_of})"
         )
         raise PruningError(msg)
-    return _fitted(config, shapes_of(model), cuts, frozenset(cuts) - frozenset(ratios))
+    return tuple(sorted(cuts, key=lambda cut: order[cut.couplings[0].name]))
 
 
-def _fitted(
-    config: PretrainedConfig,
-    shapes: Mapping[str, tuple[int, ...]],
-    cuts: Mapping[str, list[Cut]],
-    optional: frozenset[str],
+def _joint(couplings: list[Coupling]) -> list[tuple[Coupling, ...]]:
+    """Bring together the couplings that share a layer or a table, and so must keep the same units."""
+    groups: list[tuple[set[str], list[Coupling]]] = []
+    for coupling in couplings:
+        places = {f"{member.module}:{member.parameters}:{member.start}" for member in coupling.members}
+        sharing = [group for group in groups if group[0] & places]
+        groups = [group for group in groups if not group[0] & places]
+        merged = [one for group in sharing for one in group[1]]
+        groups.append((places.union(*(group[0] for group in sharing)), [*merged, coupling]))
+    return [tuple(group[1]) for group in groups]
+
+
+def plan_pruning(
+    config: PretrainedConfig, towers: Mapping[str, TowerRatios], multiple_of: int
 ) -> PruningPlan:
-    """Find the configuration of the pruned model.
+    """Settle what goes from each tower and prove, on the meta device, that a configuration says it.
 
-    Where there is none for all the cuts, `optional` towers that stand in the way are left out; the plan tells which.
+    Args:
+        config: The configuration of the model; left as it is.
+        towers: See `find_cuts`.
+        multiple_of: See `find_cuts`.
 
     Raises:
-        PruningError: A tower that is not optional stands in the way, or nothing would be left to prune.
+        CheckpointError: A tower is not one of the model's.
+        PruningError: A tower lacks an axis, or nothing would be removed.
     """
-    left: list[str] = []
+    model = meta_model(config)
+    return fit_cuts(config, shapes_of(model), find_cuts(model, towers, multiple_of))
+
+
+def fit_cuts(config: PretrainedConfig, shapes: Mapping[str, tuple[int, ...]], cuts: tuple[Cut, ...]) -> PruningPlan:
+    """Find the configuration of a pruned model; what no stock configuration can say will be recorded beside it.
+
+    Args:
+        config: The configuration of the source; left as it is.
+        shapes: Shape of each entry of the source's state dict.
+        cuts: What goes.
+    """
+    earlier = record_in(config)
+    stock = config if earlier is None else with_record(config, None)
+    beside = {} if earlier is None else shapes_of(meta_model(stock))
+    known = frozenset() if earlier is None else earlier.modules.keys()
+    recorded = {
+        index
+        for index, cut in enumerate(cuts)
+        if any(member.module in known for coupling in cut.couplings for member in coupling.members)
+    }
     while True:
-        chosen = {name: some for name, some in cuts.items() if name not in left}
         removals = {
-            name: [Removal(cut.coupling, torch.arange(cut.keep)) for cut in some] for name, some in chosen.items()
+            index: cut.removals(torch.arange(cut.keep)) for index, cut in enumerate(cuts) if index not in recorded
         }
         wanted = slice_shapes(shapes, [removal for some in removals.values() for removal in some])
-        fit = fit_config(config, wanted)
-        in_the_way = {name for name in optional & removals.keys() if fit.wrong & sliced_parameters(removals[name])}
-        if not in_the_way or not any(some for name, some in chosen.items() if name not in in_the_way):
+        wanted |= {name: shape for name, shape in beside.items() if name.rpartition(".")[0] in known}
+        fit = fit_config(stock, wanted)
+        if not fit.wrong:
             break
-        left += sorted(in_the_way)
-    fit.require_exact(wanted)
-    removed = sum(math.prod(shapes[name]) - math.prod(shape) for name, shape in wanted.items())
-    return PruningPlan(
-        tuple(cut for some in chosen.values() for cut in some), fit.config, fit.edits, removed, tuple(left)
+        wrong = {index for index, some in removals.items() if fit.wrong & sliced_parameters(some)} or set(removals)
+        places = {(cuts[index].tower, cuts[index].axis) for index in wrong}
+        recorded |= {index for index in removals if (cuts[index].tower, cuts[index].axis) in places}
+    settled = tuple(
+        replace(cut, padded=True) if index in recorded and cut.axis == "heads" else cut
+        for index, cut in enumerate(cuts)
     )
+    return PruningPlan(settled, fit.config, fit.edits, frozenset(recorded), shapes, earlier)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from hfcompress.contracts import CalibratedOptions, Forecast, Format, Json, Options, Ratio, Step
+from hfcompress.pruning.axes import AXIS_UNITS
 from hfcompress.registry import IMPORTANCES
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfcompress.contracts import Checkpoint, StepContext
+    from hfcompress.pruning.axes import Axis
     from hfcompress.pruning.calibration import Calibration
     from hfcompress.pruning.plan import PruningPlan
 
@@ -30,7 +32,21 @@ def _known_importance(name: str) -> str:
 class TowerRatios(Options):
     """How much of each axis of one tower is removed."""
 
-    ffn: Ratio = Field(description="Fraction of the feed-forward hidden units of every block that is removed.")
+    ffn: Ratio | None = Field(
+        None, description="Fraction of the feed-forward hidden units of every block that is removed."
+    )
+    heads: Ratio | None = Field(
+        None,
+        description="Fraction of the attention heads of every block that is removed; where heads share keys and values, "
+        "whole groups go.",
+    )
+
+    @model_validator(mode="after")
+    def _names_an_axis(self) -> TowerRatios:
+        if all(value is None for value in dict(self).values()):
+            msg = f"name at least one axis: {', '.join(type(self).model_fields)}"
+            raise ValueError(msg)
+        return self
 
 
 class PruneOptions(CalibratedOptions):
@@ -95,7 +111,7 @@ class Prune(Step):
         parameters = before.parameters - plan.removed_parameters
         return replace(
             before,
-            config=plan.config,
+            config=plan.config_of(plan.first_units),
             parameters=parameters,
             size_bytes=round(before.size_bytes * parameters / before.parameters),
             changes=(*_sentences(plan), *(f"config: {edit}" for edit in plan.edits)),
@@ -120,12 +136,13 @@ class Prune(Step):
             self._calibration(model, checkpoint, context),
             context.seed,
         )
-        removals = selection.apply(model, plan.cuts, context.progress)
+        kept = selection.apply(model, plan.cuts, context.progress)
+        removals = plan.removals(kept)
         probes = find_probes(model, seed=context.seed)
         state = surgery.slice_state(model.state_dict(), removals)
         surgery.mask(model, removals)
         masked = surgery.run(model, probes)
-        pruned = surgery.rebuild(plan.config, state)
+        pruned = surgery.rebuild(plan.config_of(kept), state)
         difference = surgery.compare_outputs(masked, surgery.run(pruned, probes))
         pruned.save_pretrained(output)
         copy_processor(checkpoint.path, output)
@@ -156,14 +173,12 @@ class Prune(Step):
 
 def _sentences(plan: PruningPlan) -> tuple[str, ...]:
     """Say what goes: one sentence for each tower and size."""
-    counts: dict[tuple[str, int, int], int] = {}
-    for cut in plan.cuts:
-        key = (cut.tower, cut.coupling.size, cut.keep)
-        counts[key] = counts.get(key, 0) + 1
-    return (
-        *(
-            f"{tower}: {before} → {after} feed-forward units in {layers} layers"
-            for (tower, before, after), layers in counts.items()
-        ),
-        *(f"{tower}: left as it is, for no stock configuration can say it narrower" for tower in plan.left),
+    counts: dict[tuple[str, Axis, int, int, bool], int] = {}
+    for index, cut in enumerate(plan.cuts):
+        key = (cut.tower, cut.axis, cut.size, cut.keep, index in plan.recorded)
+        counts[key] = counts.get(key, 0) + len(cut.couplings)
+    return tuple(
+        f"{tower}: {before} → {after} {AXIS_UNITS[axis]} in {layers} layers"
+        + (", which loads once hfcompress is imported: no stock configuration says it" if recorded else "")
+        for (tower, axis, before, after, recorded), layers in counts.items()
     )

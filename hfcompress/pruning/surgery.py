@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,15 +11,16 @@ import torch
 
 from hfcompress.anatomy import model_class
 from hfcompress.errors import ProofError
+from hfcompress.pruning.compensation import complement
 from hfcompress.pruning.importance import UnitStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfcompress.probes import Probe
-    from hfcompress.pruning.graph import Coupling, Member
+    from hfcompress.pruning.coupling import Coupling, Member
 
 __all__ = [
     "TOLERANCE",
@@ -25,12 +28,15 @@ __all__ = [
     "assign_consumer",
     "compare_outputs",
     "consumer_weight",
+    "layer_matrix",
     "mask",
     "rebuild",
+    "removed_channels",
     "run",
     "slice_shapes",
     "slice_state",
     "sliced_parameters",
+    "unit_rows",
     "unit_weights",
 ]
 
@@ -40,80 +46,106 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Removal:
-    """The units of a coupling that stay, in ascending order; all others go."""
+    """The units of a coupling that stay, in ascending order; all others go.
+
+    Attributes:
+        coupling: The units.
+        kept: Numbers of those that stay.
+        padded: Whether the code around the layers goes on seeing all channels, zero where a unit is gone. What carries
+            or follows the units keeps its shape then.
+    """
 
     coupling: Coupling
     kept: torch.Tensor
+    padded: bool = False
 
-    def channels(self, member: Member) -> torch.Tensor:
-        """Return the kept units as channels of one of the coupling's layers."""
-        return torch.cat([self.kept + offset for offset in member.offsets])
+    @property
+    def gone(self) -> torch.Tensor:
+        """Numbers of the units that go."""
+        return complement(self.kept, self.coupling.size)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The layer sides that lose the units."""
+        return tuple(
+            member
+            for member in self.coupling.members
+            if not self.padded or member.role in {"produces", "consumes"}
+        )
 
 
-def _cuts(removals: Iterable[Removal]) -> dict[str, list[tuple[int, torch.Tensor]]]:
-    """Return parameter name → (dimension, kept channels) for everything that is sliced."""
-    cuts: dict[str, list[tuple[int, torch.Tensor]]] = {}
+def removed_channels(removals: Iterable[Removal]) -> dict[tuple[str, int], torch.Tensor]:
+    """Return (parameter, dimension) → channels that go, in ascending order, for everything that is sliced."""
+    gone: dict[tuple[str, int], list[torch.Tensor]] = {}
     for removal in removals:
-        for member in removal.coupling.members:
-            channels = removal.channels(member)
-            dimension = 1 if (member.role == "consumes") != member.transposed else 0
-            cuts.setdefault(f"{member.module}.weight", []).append((dimension, channels))
-            if member.role != "consumes":
-                cuts.setdefault(f"{member.module}.bias", []).append((0, channels))
-    return cuts
+        for member in removal.members:
+            channels = member.channels(removal.gone).flatten()
+            for name, dimension in member.parameters:
+                gone.setdefault((f"{member.module}.{name}", dimension), []).append(channels)
+    return {place: torch.cat(channels).unique() for place, channels in gone.items()}
 
 
 def sliced_parameters(removals: Iterable[Removal]) -> set[str]:
     """Return the names of the parameters that are sliced."""
-    return set(_cuts(removals))
+    return {name for name, _ in removed_channels(removals)}
 
 
 def slice_state(state: Mapping[str, torch.Tensor], removals: Iterable[Removal]) -> dict[str, torch.Tensor]:
     """Return the state dict without the removed units; what is not sliced is shared, not copied."""
     sliced = dict(state)
-    for name, cuts in _cuts(removals).items():
+    for (name, dimension), gone in removed_channels(removals).items():
         if name in sliced:
-            for dimension, channels in cuts:
-                sliced[name] = sliced[name].index_select(dimension, channels.to(sliced[name].device))
+            kept = complement(gone, sliced[name].shape[dimension])
+            sliced[name] = sliced[name].index_select(dimension, kept.to(sliced[name].device))
     return sliced
 
 
 def slice_shapes(shapes: Mapping[str, tuple[int, ...]], removals: Iterable[Removal]) -> dict[str, tuple[int, ...]]:
     """Return the shapes that `slice_state` gives, without touching a weight."""
     sliced = dict(shapes)
-    for name, cuts in _cuts(removals).items():
+    for (name, dimension), gone in removed_channels(removals).items():
         if name in sliced:
-            for dimension, channels in cuts:
-                shape = sliced[name]
-                sliced[name] = (*shape[:dimension], len(channels), *shape[dimension + 1 :])
+            shape = sliced[name]
+            sliced[name] = (*shape[:dimension], shape[dimension] - len(gone), *shape[dimension + 1 :])
     return sliced
 
 
-def _matrix(model: PreTrainedModel, member: Member) -> torch.Tensor:
-    """Return a view of a layer's weight of shape (outputs, inputs)."""
+def layer_matrix(model: PreTrainedModel, member: Member) -> torch.Tensor:
+    """Return a view of a layer's weight of shape (outputs, inputs), a convolution's taps being inputs."""
     weight = model.get_parameter(f"{member.module}.weight").detach()
-    return weight.T if member.transposed else weight
+    return weight.T if member.transposed else weight.flatten(1)
 
 
 def unit_weights(model: PreTrainedModel, coupling: Coupling) -> UnitStatistics:
     """Return the weights of a coupling, one row for each unit."""
+    incoming, outgoing = unit_rows(coupling, lambda member: layer_matrix(model, member))
+    return UnitStatistics(incoming, outgoing, coupling.consumers[0].width)
+
+
+def unit_rows(
+    coupling: Coupling, matrix_of: Callable[[Member], torch.Tensor]
+) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    """Return the rows of matrices of shape (outputs, inputs) that belong to each unit.
+
+    Returns:
+        For each producing and for each consuming layer a tensor of shape (units, width * k).
+    """
+    units = torch.arange(coupling.size)
 
     def rows(member: Member) -> torch.Tensor:
-        matrix = _matrix(model, member)
-        matrix = matrix if member.role == "produces" else matrix.T
-        return torch.cat([matrix[offset : offset + coupling.size] for offset in member.offsets], dim=1)
+        matrix = matrix_of(member) if member.role == "produces" else matrix_of(member).T
+        return matrix[member.channels(units)].flatten(1)
 
-    return UnitStatistics(
-        incoming=tuple(rows(member) for member in coupling.producers),
-        outgoing=tuple(rows(member) for member in coupling.consumers),
-    )
+    return tuple(map(rows, coupling.producers)), tuple(map(rows, coupling.consumers))
 
 
-def consumer_weight(model: PreTrainedModel, consumer: Member, size: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return weight (outputs, units) and bias (outputs,) of a layer that reads the units."""
-    start = consumer.offsets[0]
+def consumer_weight(
+    model: PreTrainedModel, consumer: Member, units: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return weight (outputs, units * width) and bias (outputs,) of a layer that reads the units."""
     bias = getattr(model.get_submodule(consumer.module), "bias", None)
-    return _matrix(model, consumer)[:, start : start + size], None if bias is None else bias.detach()
+    channels = consumer.channels(torch.arange(units)).flatten()
+    return layer_matrix(model, consumer)[:, channels], None if bias is None else bias.detach()
 
 
 @torch.no_grad()
@@ -121,10 +153,9 @@ def assign_consumer(
     model: PreTrainedModel, consumer: Member, removal: Removal, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> None:
     """Write refitted weights of the kept units into a layer in place, and zeros for the removed ones."""
-    matrix = _matrix(model, consumer)
-    start = consumer.offsets[0]
-    matrix[:, start : start + removal.coupling.size] = 0.0
-    matrix[:, removal.kept + start] = weight.to(matrix.dtype)
+    matrix = layer_matrix(model, consumer)
+    matrix[:, consumer.channels(removal.gone).flatten()] = 0.0
+    matrix[:, consumer.channels(removal.kept).flatten()] = weight.to(matrix.dtype)
     if bias is not None:
         model.get_parameter(f"{consumer.module}.bias").copy_(bias)
 
@@ -133,35 +164,37 @@ def assign_consumer(
 def mask(model: PreTrainedModel, removals: Iterable[Removal]) -> None:
     """Silence the removed units in place: nothing reads them any more, every shape stays.
 
-    A normalisation over the units is made to see the kept ones alone.
+    A normalisation over the units is made to see the kept ones alone; where the units are padded, it sees zeros.
     """
     for removal in removals:
         for member in removal.coupling.consumers:
-            matrix = _matrix(model, member)
-            silenced = torch.zeros(matrix.shape[1], dtype=torch.bool)
-            for offset in member.offsets:
-                silenced[offset : offset + removal.coupling.size] = True
-            silenced[removal.channels(member)] = False
-            matrix[:, silenced] = 0.0
-        for member in removal.coupling.carriers:
-            _narrow(model.get_submodule(member.module), removal.channels(member))
+            layer_matrix(model, member)[:, member.channels(removal.gone).flatten()] = 0.0
+        if removal.padded:
+            for member in removal.coupling.producers:
+                channels = member.channels(removal.gone).flatten()
+                layer_matrix(model, member)[channels] = 0.0
+                if "bias" in dict(member.parameters):
+                    model.get_parameter(f"{member.module}.bias")[channels] = 0.0
+        else:
+            for member in removal.coupling.carriers:
+                _narrow(model.get_submodule(member.module), member.channels(removal.kept).flatten())
 
 
 def _narrow(norm: torch.nn.Module, kept: torch.Tensor) -> None:
     """Make a normalisation take its statistics from the kept channels alone."""
 
     def narrowed(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        weight = module.get_parameter("weight")[kept]
-        shift = getattr(module, "bias", None)
-        bias = None if shift is None else shift[kept]
-        seen = arguments[0][..., kept]
-        if isinstance(module, torch.nn.LayerNorm):
-            seen = torch.nn.functional.layer_norm(seen, (len(kept),), weight, bias, module.eps)
-        else:
-            seen = torch.nn.functional.rms_norm(seen, (len(kept),), weight, module.eps)  # type: ignore[arg-type]
-        narrow = torch.zeros_like(output)
-        narrow[..., kept] = seen
-        return narrow
+        narrow = copy.copy(module)
+        narrow._parameters = {  # noqa: SLF001 - a shallow copy shares this dict with the module it was made of
+            name: None if parameter is None else torch.nn.Parameter(parameter[kept])
+            for name, parameter in module.named_parameters(recurse=False)
+        }
+        narrow._forward_hooks = OrderedDict()  # noqa: SLF001 - it would call this function again
+        if hasattr(narrow, "normalized_shape"):
+            narrow.normalized_shape = (len(kept),)
+        widened = torch.zeros_like(output)
+        widened[..., kept] = narrow(arguments[0][..., kept])
+        return widened
 
     norm.register_forward_hook(narrowed)
 
