@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch.overrides import TorchFunctionMode
 
-from hfcompress.probes import find_probes
 from hfcompress.pruning.coupling import Coupling, Member, enclosing_stack, layer_parameters, siblings
-from hfcompress.pruning.graph import unreached_parts
+from hfcompress.pruning.graph import probes_of, unreached_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -81,9 +80,6 @@ def attention_couplings(model: PreTrainedModel, twin: PreTrainedModel) -> tuple[
     _trace_into(found, twin, "", modules)
     for part in unreached_parts(found, twin):
         _trace_into(found, twin, part, modules)
-    for coupling in list(found.values()):
-        for sibling in siblings(coupling, modules):
-            found.setdefault(sibling.name, sibling)
     order = {name: index for index, name in enumerate(modules)}
     return tuple(sorted(found.values(), key=lambda coupling: order[coupling.name]))
 
@@ -91,11 +87,16 @@ def attention_couplings(model: PreTrainedModel, twin: PreTrainedModel) -> tuple[
 def _trace_into(
     found: dict[str, Coupling], twin: PreTrainedModel, part: str, modules: Mapping[str, torch.nn.Module]
 ) -> None:
-    """Add what the forward passes of a part of the model reach."""
-    for probe in find_probes(twin, part):
-        for coupling in _Trace(twin, probe, modules).couplings():
-            if enclosing_stack(coupling.container, modules) is not None:
-                found.setdefault(coupling.name, coupling)
+    """Add what the forward passes of a part of the model reach, and all that is built alike."""
+    for probe in probes_of(twin, part):
+        trace = _Trace(twin, probe, modules)
+        for attention, reader, given in trace.attentions():
+            if any(member.module == reader for coupling in found.values() for member in coupling.members):
+                continue
+            coupling = trace.coupling(attention, reader, given)
+            if coupling is not None and enclosing_stack(coupling.container, modules) is not None:
+                for one in (coupling, *siblings(coupling, modules)):
+                    found.setdefault(one.name, one)
 
 
 @torch.no_grad()
@@ -111,7 +112,7 @@ def _scatter(twin: PreTrainedModel) -> None:
                 buffer.fill_(True)  # noqa: FBT003 - the value of every entry
         if not isinstance(module, (*_LAYERS, torch.nn.modules.conv._ConvNd)):  # noqa: SLF001 - the base of all
             for parameter in module.parameters(recurse=False):
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+                parameter.data = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
 
 
 class _Trace(TorchFunctionMode):
@@ -125,6 +126,7 @@ class _Trace(TorchFunctionMode):
         self._last: dict[str, _Layer] = {}
         self._before: _Layer | None = None
         self._cuts_norm = False
+        self._is_cut = False
         self._attentions: dict[int, _Attention] = {}
         self._parameters = {id(parameter): name for name, parameter in twin.named_parameters()}
         handles = []
@@ -145,6 +147,8 @@ class _Trace(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401 - whatever torch gives
         del types
         kwargs = kwargs or {}
+        if func is torch.nn.functional.linear and self._is_cut:
+            return args[0].new_zeros(*args[0].shape[:-1], args[1].shape[0])  # replaced by the hook anyway
         if func is torch.nn.functional.scaled_dot_product_attention:
             return self._attend(*args, **kwargs)
         result = func(*args, **kwargs)
@@ -171,6 +175,7 @@ class _Trace(TorchFunctionMode):
 
     def _reads(self, name: str) -> Callable[[torch.nn.Module, tuple[Any, ...]], None]:
         def hear(_: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
+            self._is_cut = True
             given = arguments[0] if arguments else None
             leaves = _leaves(given) if isinstance(given, torch.Tensor) and given.grad_fn is not None else []
             attentions = [self._attentions[id(leaf)] for leaf in leaves if id(leaf) in self._attentions]
@@ -186,6 +191,7 @@ class _Trace(TorchFunctionMode):
 
     def _writes(self, name: str) -> Callable[[torch.nn.Module, tuple[Any, ...], Any], Tensor | None]:
         def cut(module: torch.nn.Module, _: tuple[Any, ...], output: object) -> Tensor | None:
+            self._is_cut = False
             if not isinstance(output, torch.Tensor) or not output.is_floating_point():
                 return None
             before = None
@@ -199,14 +205,14 @@ class _Trace(TorchFunctionMode):
 
         return cut
 
-    def couplings(self) -> Iterator[Coupling]:
-        """Yield the heads of every attention that reads from layers and is read by one."""
+    def attentions(self) -> Iterator[tuple[_Attention, str, Tensor]]:
+        """Yield every call of softmax with each layer that reads what was attended to, and the input it got."""
         for attention in self._attentions.values():
             for name, given in attention.readers:
-                if (coupling := self._coupling(attention, name, given)) is not None:
-                    yield coupling
+                yield attention, name, given
 
-    def _coupling(self, attention: _Attention, reader: str, given: Tensor) -> Coupling | None:
+    def coupling(self, attention: _Attention, reader: str, given: Tensor) -> Coupling | None:
+        """Return the heads of an attention, `None` where it has none that can be told apart."""
         scores = attention.scores
         probabilities = attention.probabilities
         if scores.dim() == 3:  # noqa: PLR2004 - (rows * heads, queries, keys)
