@@ -126,9 +126,13 @@ def fit_config(config: PretrainedConfig, wanted: Shapes, blocks: Sequence[Blocks
         edits += move
     if blocks and not wrong:
         for edit in _silent_edits(config, edits, blocks):
-            apply_edits(best, [edit])
-            edits.append(edit)
-        wrong = target.mismatches(model := meta_model(best), shapes_of(model))
+            edited = copy.deepcopy(best)
+            apply_edits(edited, [edit])
+            model = meta_model(edited)
+            # what sets a shape is no number of a block, nor a second name of the count: all shapes are right already
+            if not target.mismatches(model, shapes_of(model)):
+                best = edited
+                edits.append(edit)
     return Fit(best, tuple(edits), frozenset(wrong))
 
 

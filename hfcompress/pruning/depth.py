@@ -25,6 +25,9 @@ __all__ = ["Blocks", "Stack", "blocks_of", "drop_blocks", "find_stacks", "traits
 _MATRICES = 4
 """Weight matrices of the leanest block: fused query-key-value, its output, and the two of a feed-forward layer."""
 
+_FEW = 2
+"""Blocks in a stack so short that values which count up need not be numbers of blocks."""
+
 Traits: TypeAlias = "dict[str, object]"
 
 
@@ -152,11 +155,16 @@ def varying_traits(blocks: Sequence[torch.nn.Module]) -> tuple[dict[str, object]
     """
     all_traits = [traits(block) for block in blocks]
     shared = set.intersection(*(set(some) for some in all_traits))
-    varying = sorted(name for name in shared if _varies([some[name] for some in all_traits]))
+    varying = sorted(name for name in shared if _varies(name, [some[name] for some in all_traits]))
     return tuple({name: some[name] for name in varying} for some in all_traits)
 
 
-def _varies(values: Sequence[object]) -> bool:
-    """Whether the values differ, and not only as the numbers of their blocks do."""
+def _varies(name: str, values: Sequence[object]) -> bool:
+    """Whether the values differ, and not only as the numbers of their blocks do.
+
+    Two blocks can have 0 and 1 for other reasons (the shift of a window); there the name must say that it is a number.
+    """
     numbered = all(type(value) is int and value == place for place, value in enumerate(values))
-    return not numbered and any(value != values[0] for value in values)
+    if numbered and (len(values) > _FEW or name.endswith(("idx", "index", "id", "number"))):
+        return False
+    return any(value != values[0] for value in values)
