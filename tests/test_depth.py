@@ -56,7 +56,6 @@ SHORTER = [
     "internvl",
     "kosmos2",
     "layoutlmv3",
-    "lfm2_vl",
     "llava",
     "llava_feature_layers",
     "llava_qwen2",
