@@ -10,13 +10,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from hfcompress.anatomy import load_config, meta_model, shapes_of
 from hfcompress.errors import ProofError, PruningError
-from hfcompress.probes import Probe
+from hfcompress.probes import Probe, find_probes
 from hfcompress.pruning.block_choice import block_influence, block_pattern, choose_blocks
 from hfcompress.pruning.config_surgery import Fit, fit_config
 from hfcompress.pruning.depth import Stack, blocks_of, drop_blocks, find_stacks
 from hfcompress.pruning.layer_fields import indexed_blocks, stack_groups
 from hfcompress.pruning.plan import tower_couplings
-from hfcompress.pruning.skipping import shared_outputs, skip_blocks, skipped
+from hfcompress.pruning.skipping import run_features, shared_outputs, skip_blocks, skipped
 from hfcompress.pruning.surgery import (
     TOLERANCE,
     Removal,
@@ -231,6 +231,20 @@ def test_hidden_states_that_an_image_is_read_from(name: str, gone: int, expected
     shortened = shorten(name, [stack_of(name, "vision_tower")], gone)
     assert shortened.difference <= TOLERANCE
     assert shortened.edits == ["vision_config.num_hidden_layers: 3 → 2", *expected]
+
+
+def test_features_show_a_wrong_number_of_a_layer() -> None:
+    """A model that is probed part by part still proves where it reads its image from."""
+    model, stack = build(FAMILIES["llava"]), stack_of("llava", "vision_tower")
+    fit = fitted(model.config, [(stack, [0, 1])])
+    probes = find_probes(model)
+    state = drop_blocks(model.state_dict(), stack, [0, 1])
+    skip_blocks(model, stack, [2])
+    features = run_features(model, probes)
+    assert compare_outputs(features, run_features(rebuild(fit.config, state), probes)) <= TOLERANCE
+    fit.config.vision_feature_layer = -2
+    with pytest.raises(ProofError, match="get_image_features"):
+        compare_outputs(features, run_features(rebuild(fit.config, state), probes))
 
 
 def test_layer_numbers_that_outputs_settle() -> None:

@@ -5,6 +5,10 @@ those that went before left out. That takes about (removed x blocks) passes over
 single blocks cannot: two blocks that make up for one another, and what the layers behind a block do about its absence.
 Without rows: the blocks of least influence, by how far each turns the hidden states (Men et al. 2024, ShortGPT:
 arXiv 2403.03853), on made-up inputs.
+
+On two small trained CLIPs (128 calibration rows, no training after) the greedy choice kept as much as influence on the
+same rows or more, in each of the ten stacks and depths: equal in eight; top-1 of the quickstart 0.939 and not 0.891
+with one of three vision blocks gone (0.989 before), 0.659 and not 0.533 with two.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from hfcompress.probes import find_probes
 from hfcompress.pruning.config_edits import Edit, apply_edits, fields, holders
 from hfcompress.pruning.depth import Blocks, blocks_of, drop_blocks, traits, varying_traits
 from hfcompress.pruning.layer_fields import count_edits, derived_edits, index_edits, unsettled
-from hfcompress.pruning.skipping import shared_outputs, skip_blocks
+from hfcompress.pruning.skipping import run_features, shared_outputs, skip_blocks
 from hfcompress.pruning.surgery import compare_outputs, rebuild, run
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def _settled(
         state = drop_blocks(state, stack, kept)
         skip_blocks(model, stack, sorted(set(range(stack.size)) - set(kept)))
     probes = find_probes(model)
-    outputs = run(model, probes)
+    outputs = {**run(model, probes), **run_features(model, probes)}
     right: list[tuple[Edit, ...]] = []
     for chosen in product((False, True), repeat=len(doubtful)):
         some = tuple(edit for edit, made in zip(doubtful, chosen, strict=True) if made)
@@ -257,7 +257,8 @@ def _settled(
         edited = copy.deepcopy(config)
         try:
             apply_edits(edited, [*edits, *some])
-            compare_outputs(*shared_outputs(outputs, run(rebuild(edited, dict(state)), probes)))
+            short = rebuild(edited, dict(state))
+            compare_outputs(*shared_outputs(outputs, {**run(short, probes), **run_features(short, probes)}))
         except (CheckpointError, StrictDataclassError, ProofError, *_REFUSALS):
             continue
         right.append(some)

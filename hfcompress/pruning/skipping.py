@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from hfcompress.errors import PruningError
+from hfcompress.probes import Probe
 from hfcompress.pruning.depth import blocks_of
+from hfcompress.pruning.surgery import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +22,11 @@ if TYPE_CHECKING:
 
     from hfcompress.pruning.depth import Stack
 
-__all__ = ["hidden_states", "shared_outputs", "skip_blocks", "skipped"]
+__all__ = ["hidden_states", "run_features", "shared_outputs", "skip_blocks", "skipped"]
+
+
+_REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError)
+"""What methods of models raise on inputs that they cannot take."""
 
 
 def skip_blocks(model: PreTrainedModel, stack: Stack, removed: Iterable[int]) -> None:
@@ -121,3 +129,39 @@ def shared_outputs(
     unequal = {f"{path}[" for path in one.keys() | other.keys() if one.get(path) != other.get(path)}
     kept = [name for name in expected if not any(name.startswith(path) for path in unequal)]
     return {name: expected[name] for name in kept}, {name: got[name] for name in kept if name in got}
+
+
+class _Methods:
+    """A model whose methods stand in for its modules."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+
+    def get_submodule(self, name: str) -> Callable[..., object]:
+        return cast("Callable[..., object]", getattr(self._model, name))
+
+
+def run_features(model: PreTrainedModel, probes: Iterable[Probe]) -> dict[str, torch.Tensor]:
+    """Run the model's own `get_image_features` and the like, and return their outputs by path, as `surgery.run` does.
+
+    Where only the parts of a model can be probed, nothing else reads hidden states by the number that the whole
+    configuration gives ("vision_feature_layer"). What refuses the inputs is missing from the outputs; an output that
+    one model gives and another does not is a difference for `surgery.compare_outputs`.
+
+    Args:
+        model: The model.
+        probes: Inputs of the model or of its parts; those that a method takes by the same name are used.
+    """
+    found: dict[str, torch.Tensor] = {}
+    names = [name for name in dir(type(model)) if re.fullmatch(r"get_\w+_features", name)]
+    for probe in probes:
+        for name in names:
+            parameters = inspect.signature(getattr(model, name)).parameters.values()
+            inputs = {p.name: probe.inputs[p.name] for p in parameters if p.name in probe.inputs}
+            needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+            if any(isinstance(value, torch.Tensor) for value in inputs.values()) and inputs.keys() >= set(needed):
+                try:
+                    found |= run(cast("PreTrainedModel", _Methods(model)), [Probe(name, inputs)])
+                except _REFUSALS:
+                    continue
+    return found
