@@ -233,6 +233,19 @@ def test_hidden_states_that_an_image_is_read_from(name: str, gone: int, expected
     assert shortened.edits == ["vision_config.num_hidden_layers: 3 → 2", *expected]
 
 
+def test_towers_of_one_depth() -> None:
+    """Towers that are as deep as each other and lose as many blocks, not the same ones, are told apart."""
+    config = FAMILIES["llava_qwen2"].config()
+    config.text_config.num_hidden_layers = 3
+    config.text_config.layer_types = ["full_attention", "sliding_attention", "full_attention"]
+    text, vision = Stack(stack_of("llava_qwen2", "language_model").name, 3), stack_of("llava_qwen2", "vision_tower")
+    for blocks in ([(text, [1, 2]), (vision, [0, 1])], [(vision, [0, 1]), (text, [1, 2])]):
+        found = fitted(config, blocks)
+        assert found.config.text_config.layer_types == ["sliding_attention", "full_attention"]
+        assert found.config.vision_feature_layer == -1
+        assert len(found.edits) == 4
+
+
 def test_features_show_a_wrong_number_of_a_layer() -> None:
     """A model that is probed part by part still proves where it reads its image from."""
     model, stack = build(FAMILIES["llava"]), stack_of("llava", "vision_tower")

@@ -36,6 +36,10 @@ class Edit:
     after: object
     index: int | None = None
 
+    def same_place(self, other: Edit) -> bool:
+        """Whether another edit changes the same field, or the same entry of it."""
+        return (self.part, self.field, self.index) == (other.part, other.field, other.index)
+
     @property
     def place(self) -> str:
         """The field's path."""

@@ -22,7 +22,7 @@ from hfcompress.errors import CheckpointError, ProofError, PruningError
 from hfcompress.probes import find_probes
 from hfcompress.pruning.config_edits import Edit, apply_edits, fields, holders
 from hfcompress.pruning.depth import Blocks, blocks_of, drop_blocks, traits, varying_traits
-from hfcompress.pruning.layer_fields import count_edits, derived_edits, index_edits, unsettled
+from hfcompress.pruning.layer_fields import count_edits, derived_edits, index_edits, known_counts, unsettled
 from hfcompress.pruning.skipping import run_features, shared_outputs, skip_blocks
 from hfcompress.pruning.surgery import compare_outputs, rebuild, run
 
@@ -117,15 +117,16 @@ def fit_config(config: PretrainedConfig, wanted: Shapes, blocks: Sequence[Blocks
     built: Shapes = shapes_of(model)
     kinds = {stack.name: varying_traits(list(blocks_of(model, stack))) for stack, _ in blocks}
     target = _Target(wanted, {stack.name: tuple(kinds[stack.name][block] for block in kept) for stack, kept in blocks})
+    counts = known_counts(config, blocks)
     edits: list[Edit] = []
     while wrong := target.mismatches(model, built):
-        step = _best_move(best, built, target, wrong, blocks)
+        step = _best_move(best, built, target, wrong, list(count_edits(best, blocks, counts)))
         if step is None:
             break
         best, model, built, move = step
         edits += move
     if blocks and not wrong:
-        for edit in _silent_edits(config, edits, blocks):
+        for edit in _silent_edits(config, edits, blocks, counts):
             edited = copy.deepcopy(best)
             apply_edits(edited, [edit])
             model = meta_model(edited)
@@ -137,11 +138,10 @@ def fit_config(config: PretrainedConfig, wanted: Shapes, blocks: Sequence[Blocks
 
 
 def _best_move(
-    config: PretrainedConfig, built: Shapes, target: _Target, wrong: set[str], blocks: Sequence[Blocks]
+    config: PretrainedConfig, built: Shapes, target: _Target, wrong: set[str], moves: list[Move]
 ) -> tuple[PretrainedConfig, PreTrainedModel, Shapes, Move] | None:
     """Return the move that leaves the fewest mismatches, if any leaves fewer than there are."""
-    moves: list[Move] = [*count_edits(config, blocks)]
-    moves += [(edit,) for edit in _candidates(config, built, target.shapes, wrong)]
+    moves = moves + [(edit,) for edit in _candidates(config, built, target.shapes, wrong)]
     for likely in (
         [move for move in moves if isinstance(move[0].before, int) and move[0].index is None],
         [move for move in moves if move[0].before is not None],
@@ -204,7 +204,9 @@ def _edited(value: object, before: int, after: int) -> int | float | None:
     return ratio if ratio.is_integer() else math.nextafter(ratio, math.inf)
 
 
-def _silent_edits(config: PretrainedConfig, edits: Sequence[Edit], blocks: Sequence[Blocks]) -> list[Edit]:
+def _silent_edits(
+    config: PretrainedConfig, edits: Sequence[Edit], blocks: Sequence[Blocks], counts: Mapping[str, Edit]
+) -> list[Edit]:
     """Return the edits that blocks which went need and no shape tells of.
 
     Raises:
@@ -213,7 +215,14 @@ def _silent_edits(config: PretrainedConfig, edits: Sequence[Edit], blocks: Seque
     sure: list[Edit] = []
     doubtful: list[Edit] = []
     for stack, kept in blocks:
-        count = next((edit for edit in edits if edit.before in {stack.size, None} and edit.after == len(kept)), None)
+        field = counts.get(stack.name)
+        says = [
+            edit
+            for edit in edits
+            if (edit.before in (stack.size, None) and edit.after == len(kept))
+            and (field is None or edit.same_place(field))
+        ]
+        count = next(iter(says), None)
         if count is not None:
             settled, open_ = index_edits(config, stack, kept, count)
             sure += [*derived_edits(config, count), *settled]

@@ -20,7 +20,7 @@ from hfcompress.pruning.config_edits import Edit, apply_edits, fields, holder_of
 from hfcompress.pruning.depth import Blocks, Stack, blocks_of, find_stacks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from transformers import PretrainedConfig
 
@@ -30,6 +30,7 @@ __all__ = [
     "derived_edits",
     "index_edits",
     "indexed_blocks",
+    "known_counts",
     "stack_groups",
     "unsettled",
 ]
@@ -58,27 +59,43 @@ def _whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def count_edits(config: PretrainedConfig, blocks: Sequence[Blocks]) -> Iterator[tuple[Edit, ...]]:
+def count_edits(
+    config: PretrainedConfig, blocks: Sequence[Blocks], counts: Mapping[str, Edit] | None = None
+) -> Iterator[tuple[Edit, ...]]:
     """Yield the ways in which a configuration could say that a stack has fewer blocks.
 
     A field or an entry of a list that equals their number becomes what is left. Fields with one entry for each block
     lose those of the removed ones at once, for some configurations must never disagree with themselves. A field that
     numbers blocks may set shapes too, so the numbers alone are a way as well.
+
+    Args:
+        config: The configuration, as edited so far.
+        blocks: The stacks that lose blocks, and which blocks stay.
+        counts: Name of a stack → an edit of the field that says how many blocks it has, where that is known.
     """
     for stack, kept in blocks:
-        for part, holder in holders(config):
-            cuts = tuple(_cuts(part, holder, stack, kept))
-            for field, value in fields(holder):
-                if _whole(value) and value == stack.size:
-                    yield (Edit(part, field, value, len(kept)), *cuts)
-                elif value is None and _words(field) & _PER_BLOCK:
-                    yield (Edit(part, field, None, len(kept)), *cuts)
-                elif isinstance(value, (list, tuple)):
-                    for index, entry in enumerate(value):
-                        if _whole(entry) and entry == stack.size:
-                            yield (Edit(part, field, entry, len(kept), index),)
-            for edit in _renumbered(part, holder, stack, kept):
-                yield (edit,)
+        count = (counts or {}).get(stack.name)
+        for move in _ways(config, stack, kept):
+            numbers = move[0].before != stack.size and move[0].before is not None
+            if count is None or move[0].same_place(count) or (numbers and move[0].part == count.part):
+                yield move
+
+
+def _ways(config: PretrainedConfig, stack: Stack, kept: Sequence[int]) -> Iterator[tuple[Edit, ...]]:
+    """Yield the ways in which some field could say that one stack has fewer blocks."""
+    for part, holder in holders(config):
+        cuts = tuple(_cuts(part, holder, stack, kept))
+        for field, value in fields(holder):
+            if _whole(value) and value == stack.size:
+                yield (Edit(part, field, value, len(kept)), *cuts)
+            elif value is None and _words(field) & _PER_BLOCK:
+                yield (Edit(part, field, None, len(kept)), *cuts)
+            elif isinstance(value, (list, tuple)):
+                for index, entry in enumerate(value):
+                    if _whole(entry) and entry == stack.size:
+                        yield (Edit(part, field, entry, len(kept), index),)
+        for edit in _renumbered(part, holder, stack, kept):
+            yield (edit,)
 
 
 def _cuts(part: str, holder: PretrainedConfig, stack: Stack, kept: Sequence[int]) -> Iterator[Edit]:
@@ -164,6 +181,13 @@ def count_field(config: PretrainedConfig, stack: Stack) -> tuple[Edit, tuple[Sta
         if stack in shorter:
             return edits[0], shorter
     return None
+
+
+def known_counts(config: PretrainedConfig, blocks: Sequence[Blocks]) -> dict[str, Edit]:
+    """Return the field that says how many blocks there are for each stack of which another is as large."""
+    sizes = [stack.size for stack, _ in blocks]
+    found = {stack.name: count_field(config, stack) for stack, _ in blocks if sizes.count(stack.size) > 1}
+    return {name: field[0] for name, field in found.items() if field is not None}
 
 
 def stack_groups(config: PretrainedConfig) -> tuple[tuple[Stack, ...], ...]:
