@@ -1,7 +1,9 @@
 """Saying a pruned shape in a stock configuration, by search and proof.
 
 No table of field names: an edit of a tower's configuration counts when a model built from it on the meta device is
-nearer to the wanted shapes, and the configuration is accepted when every shape is exactly right.
+nearer to the wanted shapes, and the configuration is accepted when every shape is exactly right. Where whole blocks
+went, what no shape tells must be right as well: each block that stays is still of the same kind, and every field that
+numbers blocks numbers the same ones as before, which outputs prove where names do not tell.
 """
 
 from __future__ import annotations
@@ -9,42 +11,36 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import product
+from typing import TYPE_CHECKING, TypeAlias
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from hfcompress.anatomy import meta_model, shapes_of, sub_configs
-from hfcompress.errors import CheckpointError, PruningError
+from hfcompress.anatomy import meta_model, model_class, shapes_of
+from hfcompress.errors import CheckpointError, ProofError, PruningError
+from hfcompress.probes import find_probes
+from hfcompress.pruning.config_edits import Edit, apply_edits, fields, holders
+from hfcompress.pruning.depth import Blocks, blocks_of, drop_blocks, traits, varying_traits
+from hfcompress.pruning.layer_fields import count_edits, derived_edits, index_edits, known_counts, unsettled
+from hfcompress.pruning.skipping import run_features, shared_outputs, skip_blocks
+from hfcompress.pruning.surgery import compare_outputs, rebuild, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
     Shapes = Mapping[str, tuple[int, ...]]
 
 __all__ = ["Edit", "Fit", "fit_config"]
 
+Move: TypeAlias = "tuple[Edit, ...]"
+"""Edits that are made at once."""
 
-_NO_SIZES = frozenset({"architectures", "dtype", "torch_dtype", "model_type", "name_or_path", "problem_type"})
-"""Fields of every configuration that never set a shape."""
 
-
-@dataclass(frozen=True)
-class Edit:
-    """One changed field of a configuration: `vision_config.intermediate_size: 3072 → 1536`."""
-
-    part: str
-    field: str
-    before: float | None
-    after: float
-    index: int | None = None
-
-    def __str__(self) -> str:
-        """Return the edit as a person would write it."""
-        place = f"{self.part}.{self.field}" if self.part else self.field
-        entry = "" if self.index is None else f"[{self.index}]"
-        return f"{place}{entry}: {'unset' if self.before is None else self.before} → {self.after}"
+_REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError)
+"""What a model raises whose configuration numbers layers that it does not have."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,8 @@ class Fit:
     Attributes:
         config: The edited copy.
         edits: How it differs, in the order in which the edits were found.
-        wrong: Parameters whose wanted shapes it still does not give; none where it says exactly what was wanted.
+        wrong: Parameters whose wanted shapes it still does not give, and traits of blocks ("layers.3: shift_size")
+            that it would change; none where it says exactly what was wanted.
     """
 
     config: PretrainedConfig
@@ -62,88 +59,110 @@ class Fit:
     wrong: frozenset[str]
 
     def require_exact(self, wanted: Shapes) -> None:
-        """Make sure that every shape is right.
+        """Make sure that every shape is right, and every block still of its kind.
 
         Raises:
             PruningError: One is not; no edit of integer or ratio fields gives it.
         """
-        if self.wrong:
-            example = min(self.wrong)
-            built = shapes_of(meta_model(self.config)).get(example)
+        if not self.wrong:
+            return
+        built = shapes_of(meta_model(self.config))
+        misshapen = self.wrong & {*built, *wanted}
+        if misshapen:
+            example = min(misshapen)
             msg = (
                 f"no stock configuration of {self.config.model_type!r} has these shapes: {example} would be "
-                f"{built} and must be {wanted.get(example)} (and {len(self.wrong) - 1} more). "
+                f"{built.get(example)} and must be {wanted.get(example)} (and {len(self.wrong) - 1} more). "
                 f"The field that governs it may be shared with another part: prune the parts that share it alike"
             )
-            raise PruningError(msg)
+        else:
+            msg = (
+                f"no stock configuration of {self.config.model_type!r} keeps every block what it is: "
+                f"{min(self.wrong)} would change. Remove blocks so that the pattern of those that stay does not"
+            )
+        raise PruningError(msg)
 
 
-def fit_config(config: PretrainedConfig, wanted: Shapes) -> Fit:
+@dataclass(frozen=True)
+class _Target:
+    """What a configuration must give: shapes, and the traits of the blocks of each stack."""
+
+    shapes: Shapes
+    traits: Mapping[str, tuple[Mapping[str, object], ...]]
+
+    def mismatches(self, model: PreTrainedModel, built: Shapes) -> set[str]:
+        """Return the names of everything that a model on the meta device does not have as it must."""
+        wrong = {name for name in {*built, *self.shapes} if built.get(name) != self.shapes.get(name)}
+        for stack, kinds in self.traits.items():
+            blocks = dict(model.named_modules()).get(stack, ())
+            for place, (kind, block) in enumerate(zip(kinds, blocks, strict=False)):
+                has = traits(block)
+                wrong |= {f"{stack}.{place}: {name}" for name, value in kind.items() if has.get(name) != value}
+        return wrong
+
+
+def fit_config(config: PretrainedConfig, wanted: Shapes, blocks: Sequence[Blocks] = ()) -> Fit:
     """Find the edits of a configuration that bring its model nearest to the wanted shapes.
 
     Args:
         config: The configuration of the model before it was sliced; left as it is.
         wanted: Shape of each entry of the sliced state dict.
+        blocks: The stacks that lost blocks, and which blocks stayed; the wanted shapes are without them.
+
+    Raises:
+        PruningError: A field numbers a block that is gone, or may number some and nothing tells of which stack.
     """
     best = copy.deepcopy(config)
-    built: Shapes = shapes_of(meta_model(best))
+    model = meta_model(best)
+    built: Shapes = shapes_of(model)
+    kinds = {stack.name: varying_traits(list(blocks_of(model, stack))) for stack, _ in blocks}
+    target = _Target(wanted, {stack.name: tuple(kinds[stack.name][block] for block in kept) for stack, kept in blocks})
+    counts = known_counts(config, blocks)
     edits: list[Edit] = []
-    while wrong := _mismatches(built, wanted):
-        step = _best_edit(best, built, wanted, wrong)
+    while wrong := target.mismatches(model, built):
+        step = _best_move(best, built, target, wrong, list(count_edits(best, blocks, counts)))
         if step is None:
             break
-        best, built, edit = step
-        edits.append(edit)
+        best, model, built, move = step
+        edits += move
+    if blocks and not wrong:
+        for edit in _silent_edits(config, edits, blocks, counts):
+            edited = copy.deepcopy(best)
+            apply_edits(edited, [edit])
+            model = meta_model(edited)
+            # what sets a shape is no number of a block, nor a second name of the count: all shapes are right already
+            if not target.mismatches(model, shapes_of(model)):
+                best = edited
+                edits.append(edit)
     return Fit(best, tuple(edits), frozenset(wrong))
 
 
-def _mismatches(built: Shapes, wanted: Shapes) -> set[str]:
-    return {name for name in {*built, *wanted} if built.get(name) != wanted.get(name)}
-
-
-def _best_edit(
-    config: PretrainedConfig, built: Shapes, wanted: Shapes, wrong: set[str]
-) -> tuple[PretrainedConfig, Shapes, Edit] | None:
-    """Return the edit that leaves the fewest mismatched shapes, if any leaves fewer than there are."""
-    candidates = list(_candidates(config, built, wanted, wrong))
+def _best_move(
+    config: PretrainedConfig, built: Shapes, target: _Target, wrong: set[str], moves: list[Move]
+) -> tuple[PretrainedConfig, PreTrainedModel, Shapes, Move] | None:
+    """Return the move that leaves the fewest mismatches, if any leaves fewer than there are."""
+    moves = moves + [(edit,) for edit in _candidates(config, built, target.shapes, wrong)]
     for likely in (
-        [edit for edit in candidates if isinstance(edit.before, int) and edit.index is None],
-        [edit for edit in candidates if edit.before is not None],
-        [edit for edit in candidates if edit.before is None],
+        [move for move in moves if isinstance(move[0].before, int) and move[0].index is None],
+        [move for move in moves if move[0].before is not None],
+        [move for move in moves if move[0].before is None],
     ):
-        best: tuple[PretrainedConfig, Shapes, Edit] | None = None
+        best: tuple[PretrainedConfig, PreTrainedModel, Shapes, Move] | None = None
         fewest = len(wrong)
-        for edit in likely:
+        for move in likely:
             edited = copy.deepcopy(config)
             try:
-                _apply(edit, edited)
-                shapes = shapes_of(meta_model(edited))
+                apply_edits(edited, move)
+                model = meta_model(edited)
             except (CheckpointError, StrictDataclassError):
                 continue
-            left = len(_mismatches(shapes, wanted))
+            shapes = shapes_of(model)
+            left = len(target.mismatches(model, shapes))
             if left < fewest:
-                best, fewest = (edited, shapes, edit), left
+                best, fewest = (edited, model, shapes, move), left
         if best is not None:
             return best
     return None
-
-
-def _apply(edit: Edit, config: PretrainedConfig) -> None:
-    holder = config
-    for name in filter(None, edit.part.split(".")):
-        holder = getattr(holder, name)
-    if edit.index is None:
-        setattr(holder, edit.field, edit.after)
-    else:
-        values = list(getattr(holder, edit.field))
-        values[edit.index] = edit.after
-        setattr(holder, edit.field, values)
-
-
-def _holders(config: PretrainedConfig, path: str = "") -> Iterator[tuple[str, PretrainedConfig]]:
-    yield path, config
-    for key, part in sub_configs(config).items():
-        yield from _holders(part, f"{path}.{key}" if path else key)
 
 
 def _candidates(config: PretrainedConfig, built: Shapes, wanted: Shapes, wrong: set[str]) -> Iterator[Edit]:
@@ -159,10 +178,8 @@ def _candidates(config: PretrainedConfig, built: Shapes, wanted: Shapes, wrong: 
         for before, after in zip(built[name], wanted[name], strict=True)
         if before != after
     }
-    for part, holder in _holders(config):
-        for field, value in list(vars(holder).items()):
-            if field.startswith("_") or field in _NO_SIZES or field.endswith(("_id", "_ids", "_token_index")):
-                continue
+    for part, holder in holders(config):
+        for field, value in fields(holder):
             entries = enumerate(value) if isinstance(value, (list, tuple)) else [(None, value)]
             for index, entry in entries:
                 for before, after in sorted(changes):
@@ -185,3 +202,76 @@ def _edited(value: object, before: int, after: int) -> int | float | None:
         return int(ratio) if ratio.is_integer() else None
     # a hair more than the quotient, so that cutting width * ratio off to an integer does not lose a unit
     return ratio if ratio.is_integer() else math.nextafter(ratio, math.inf)
+
+
+def _silent_edits(
+    config: PretrainedConfig, edits: Sequence[Edit], blocks: Sequence[Blocks], counts: Mapping[str, Edit]
+) -> list[Edit]:
+    """Return the edits that blocks which went need and no shape tells of.
+
+    Raises:
+        PruningError: A field numbers a block that is gone, or may number some and nothing tells of which stack.
+    """
+    sure: list[Edit] = []
+    doubtful: list[Edit] = []
+    for stack, kept in blocks:
+        field = counts.get(stack.name)
+        says = [
+            edit
+            for edit in edits
+            if (edit.before in (stack.size, None) and edit.after == len(kept))
+            and (field is None or edit.same_place(field))
+        ]
+        count = next(iter(says), None)
+        if count is not None:
+            settled, open_ = index_edits(config, stack, kept, count)
+            sure += [*derived_edits(config, count), *settled]
+            doubtful += open_
+    done: set[tuple[str, str]] = {(edit.part, edit.field) for edit in edits}
+    found: list[Edit] = []
+    for edit in sure:
+        if (edit.part, edit.field) not in done:
+            done.add((edit.part, edit.field))
+            found.append(edit)
+    if doubtful := [edit for edit in doubtful if (edit.part, edit.field) not in done]:
+        of_blocks = [edit for move in count_edits(config, blocks) for edit in move]
+        found += _settled(config, [*(edit for edit in edits if edit in of_blocks), *found], doubtful, blocks)
+    return found
+
+
+def _settled(
+    config: PretrainedConfig, edits: Sequence[Edit], doubtful: Sequence[Edit], blocks: Sequence[Blocks]
+) -> tuple[Edit, ...]:
+    """Return those of the doubtful edits without which the model is another one, by building it with random weights.
+
+    The one combination counts whose outputs are those of the whole model with the same blocks skipped.
+
+    Raises:
+        PruningError: No combination gives them, or several do.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: PreTrainedModel = model_class(config)(copy.deepcopy(config)).eval()
+    state = model.state_dict()
+    for stack, kept in blocks:
+        state = drop_blocks(state, stack, kept)
+        skip_blocks(model, stack, sorted(set(range(stack.size)) - set(kept)))
+    probes = find_probes(model)
+    outputs = {**run(model, probes), **run_features(model, probes)}
+    right: list[tuple[Edit, ...]] = []
+    for chosen in product((False, True), repeat=len(doubtful)):
+        some = tuple(edit for edit, made in zip(doubtful, chosen, strict=True) if made)
+        if len({edit.place for edit in some}) < len(some):
+            continue
+        edited = copy.deepcopy(config)
+        try:
+            apply_edits(edited, [*edits, *some])
+            short = rebuild(edited, dict(state))
+            compare_outputs(*shared_outputs(outputs, {**run(short, probes), **run_features(short, probes)}))
+        except (CheckpointError, StrictDataclassError, ProofError, *_REFUSALS):
+            continue
+        right.append(some)
+    if len(right) != 1:
+        why = "no output tells which" if right else "neither reading of it gives the same outputs as before"
+        raise unsettled(doubtful, [stack.name for stack, _ in blocks], why)
+    return right[0]
