@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from hfcompress.errors import DataError, PruningError
 from hfcompress.inputs import possible_inputs
 from hfcompress.pruning.compensation import CovarianceAccumulator
+from hfcompress.pruning.replay import Replay
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
     from hfcompress.contracts import Rows
 
 __all__ = ["Calibration"]
-
-
-class _Reached(Exception):  # noqa: N818 - no error: it ends a forward pass that has shown what it was run for
-    pass
 
 
 class Calibration:
@@ -59,8 +56,8 @@ class Calibration:
                 f"`columns: {{image: ..., text: ...}}`"
             )
             raise DataError(msg) from error
+        self._replay = Replay(model, self._batches)
 
-    @torch.no_grad()
     def covariance(self, layer: str) -> CovarianceAccumulator:
         """Accumulate the inputs of a layer over all rows; the count is 0 where the forward pass does not reach it.
 
@@ -71,20 +68,8 @@ class Calibration:
         shape = module.get_parameter("weight").shape
         accumulated = CovarianceAccumulator(shape[0] if isinstance(module, Conv1D) else shape[1])
 
-        def hear(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-            accumulated.add(arguments[0].float())
-            raise _Reached
-
-        handle = module.register_forward_pre_hook(hear)
-        try:
-            for batch in self._batches:
-                try:
-                    self._model(**batch)
-                except _Reached:
-                    continue
-                break
-        finally:
-            handle.remove()
+        for inputs in self._replay.inputs(layer):
+            accumulated.add(inputs.float())
         if not torch.isfinite(accumulated.total).all():
             msg = f"the inputs of {layer} are not finite on the calibration rows"
             raise PruningError(msg)
