@@ -66,7 +66,7 @@ class Calibration:
         """
         module = self._model.get_submodule(layer)
         shape = module.get_parameter("weight").shape
-        accumulated = CovarianceAccumulator(shape[0] if isinstance(module, Conv1D) else shape[1])
+        accumulated = CovarianceAccumulator(shape[0] if isinstance(module, Conv1D) else shape[1], exact=False)
 
         for inputs in self._replay.inputs(layer):
             accumulated.add(inputs.float())
