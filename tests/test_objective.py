@@ -26,7 +26,7 @@ KINDS = {
     "owlvit": "outputs",
     "vilt": "outputs",
     "clipseg": "outputs",
-    "whisper": "outputs",
+    "whisper": "labels",
 }
 
 

@@ -252,18 +252,26 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def _with_labels(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
     """Run the model, with the text as labels where it is one that writes."""
-    takes_labels = "labels" in inspect.signature(model.forward).parameters
-    if "labels" not in inputs and "input_ids" in inputs and takes_labels and model.can_generate():
-        ids = inputs["input_ids"]
-        # some models read the labels as tokens too, and have none of number -100
-        for labels in (token_labels(ids, inputs.get("attention_mask"), model.config), ids):
-            try:
-                outputs: Mapping[str, Any] = model(**inputs, labels=labels)
-            except _REFUSALS:
-                continue
-            return outputs
+    takes_labels = "labels" in inspect.signature(model.forward).parameters and model.can_generate()
+    for labels in _labels(inputs, model.config) if takes_labels and "labels" not in inputs else ():
+        try:
+            outputs: Mapping[str, Any] = model(**inputs, labels=labels)
+        except _REFUSALS:
+            continue
+        return outputs
     plain: Mapping[str, Any] = model(**inputs)
     return plain
+
+
+def _labels(inputs: Mapping[str, Any], config: PretrainedConfig) -> Iterator[Tensor]:
+    """Yield the text of the rows as labels, in the forms that models take."""
+    if (ids := inputs.get("decoder_input_ids")) is not None:
+        following = token_labels(ids, inputs.get("decoder_attention_mask"), config).roll(-1, dims=1)
+        following[:, -1] = _IGNORED
+        yield following
+    elif (ids := inputs.get("input_ids")) is not None:
+        yield token_labels(ids, inputs.get("attention_mask"), config)
+        yield ids  # some read the labels as tokens too, and have none of number -100
 
 
 def _is_square(tensor: Tensor) -> bool:

@@ -181,8 +181,9 @@ class _State:
             self.inverse_blocks, self.gram_blocks = self.inverse_blocks[here], self.gram_blocks[here]
             self.pending = torch.empty(2, self.pending.shape[1], len(rows), dtype=torch.float64)
             unit = int((here == unit).nonzero())
+        left, right = torch.cat([u, v]), torch.cat([v, u])
         with _threads(self.threads):
             self.inverse.addmm_(u.T, u, alpha=-1)
-            self.gram.addmm_(torch.cat([u, v]).T, torch.cat([v, u]), alpha=-1)
+            self.gram.addmm_(left.T, right, alpha=-1)
         self.rank = 0
         return unit

@@ -142,6 +142,7 @@ class Replay:
         self._traces: list[list[_Call]] = [[] for _ in batches]
         self._kept_stacks: set[str] = set()
         self._elsewhere: tuple[Any, ...] = ()
+        self._storage = _Storage()
 
     @torch.no_grad()
     def inputs(self, layer: str) -> Iterator[torch.Tensor]:
@@ -175,7 +176,7 @@ class Replay:
             return self._attempt(index, layer, versions)
 
     def _attempt(self, index: int, layer: str, versions: Mapping[str, tuple[Any, ...]]) -> torch.Tensor | None:
-        run = _Pass(self._traces[index], layer, versions, self._kept_stacks)
+        run = _Pass(self._traces[index], layer, versions, self._kept_stacks, self._storage)
 
         def hear(_: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             raise _Reached((*arguments, *keywords.values())[0])
@@ -198,12 +199,18 @@ class _Pass:
     """One forward pass: follows the trace of the last one as long as nothing has changed, and writes the rest anew."""
 
     def __init__(
-        self, trace: list[_Call], layer: str, versions: Mapping[str, tuple[Any, ...]], kept_stacks: set[str]
+        self,
+        trace: list[_Call],
+        layer: str,
+        versions: Mapping[str, tuple[Any, ...]],
+        kept_stacks: set[str],
+        storage: _Storage,
     ) -> None:
         self._trace = trace
         self._layer = layer
         self._versions = versions
         self._kept_stacks = kept_stacks
+        self._storage = storage
         self._done = 0
         self._running: _Call | None = None
 
@@ -264,26 +271,48 @@ class _Pass:
         call.version = self._version(call)
         after = torch.get_rng_state()
         call.randomness = None if torch.equal(randomness, after) else after
+        self._forget(segment)
         untouched = versions == [tensor._version for tensor in given]  # noqa: SLF001
         if untouched and (segment.stack or _size(outputs) <= sum(tensor.numel() for tensor in given)):
             try:
-                call.outputs = (_copy(outputs),)
+                call.outputs = (_map(outputs, self._storage.keep),)
             except _Opaque:
                 call.outputs = None
         self._trace.append(call)
-        self._forget(segment)
         return outputs
 
     def _forget(self, segment: _Segment) -> None:
         """Drop what the block before this one in the same stack returned."""
         if not segment.stack or segment.stack in self._kept_stacks:
             return
-        for call in reversed(self._trace[:-1]):
+        for call in reversed(self._trace):
             if call.segment.stack == segment.stack:
                 if call.outputs is not None and call.complete:
+                    self._storage.reuse(call.outputs)
                     call.outputs = (_map(call.outputs[0], lambda tensor: _Absent.of(tensor, segment.stack)),)
                     call.complete = False
                 return
+
+
+class _Storage:
+    """Keeps copies of tensors where dropped ones were, for memory that is taken and freed in turn is soon in pieces."""
+
+    def __init__(self) -> None:
+        self._free: dict[tuple[Any, ...], list[torch.Tensor]] = {}
+
+    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a copy."""
+        free = self._free.get(self._kind(tensor))
+        return free.pop().copy_(tensor) if free else tensor.detach().clone()
+
+    def reuse(self, dropped: tuple[Any]) -> None:
+        """Take back the tensors of a structure that nobody will read any more."""
+        for tensor in _tensors(dropped):
+            self._free.setdefault(self._kind(tensor), []).append(tensor)
+
+    @staticmethod
+    def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
+        return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def _segments(model: torch.nn.Module) -> tuple[_Segment, ...]:
