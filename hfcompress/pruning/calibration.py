@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from hfcompress.contracts import Rows
 
-__all__ = ["Calibration"]
+__all__ = ["Calibration", "call_arguments"]
 
 
 class Calibration:
@@ -40,7 +40,7 @@ class Calibration:
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, rows: Rows, batch_size: int) -> None:
         self._model = model
-        self._batches = [_arguments(model, possible_inputs(processor, batch)) for batch in rows.batches(batch_size)]
+        self._batches = [call_arguments(model, possible_inputs(processor, batch)) for batch in rows.batches(batch_size)]
         try:
             with torch.no_grad():
                 model(**self._batches[0])
@@ -80,7 +80,7 @@ class Calibration:
         return accumulated
 
     def sensitivities(
-        self, layers: Sequence[str], projections: int = 4, seed: int = 0
+        self, layers: Sequence[str], projections: int = 2, seed: int = 0
     ) -> dict[str, tuple[torch.Tensor, ...]]:
         """Return how much each row of each layer should count in a refit; see `objective.sensitivities`."""
         return sensitivities(self._model, self._batches, layers, projections, seed)
@@ -90,7 +90,7 @@ class Calibration:
         return gradients(self._model, self._batches, parameters, power, seed)
 
 
-def _arguments(model: PreTrainedModel, made: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
+def call_arguments(model: PreTrainedModel, made: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
     """Return what the model takes of the inputs that were made.
 
     A decoder that takes no text beside what it writes is given the text as labels, from which it makes its own inputs.

@@ -159,7 +159,7 @@ def sensitivities(
     model: PreTrainedModel,
     batches: Sequence[Mapping[str, Any]],
     layers: Sequence[str],
-    projections: int = 4,
+    projections: int = 2,
     seed: int = 0,
 ) -> dict[str, tuple[Tensor, ...]]:
     """Return how much each row that a layer puts out should count in a refit of that layer.
