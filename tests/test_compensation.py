@@ -83,9 +83,9 @@ def test_a_weight_counts_as_that_many_rows() -> None:
 def test_rows_weigh_by_what_depends_on_them() -> None:
     """The mean row weighs one above the floor, a row without any effect the floor, twice the gradient four times."""
     gradients = torch.tensor([[[0.0, 0.0], [3.0, 4.0]], [[6.0, 8.0], [0.0, 5.0]]])
-    weights = row_weights(gradients, floor=0.5) - 0.5
+    weights = row_weights(gradients.square().sum(dim=-1), floor=0.5) - 0.5
     torch.testing.assert_close(weights * 37.5, torch.tensor([[0.0, 25.0], [100.0, 25.0]], dtype=torch.float64))
-    assert row_weights(torch.zeros(3, 2), floor=0.5).tolist() == [0.5] * 3
+    assert row_weights(torch.zeros(3), floor=0.5).tolist() == [0.5] * 3
 
 
 def test_with_a_bias_the_fit_is_that_of_the_rows_with_a_constant() -> None:
