@@ -7,13 +7,14 @@ of its parts are found by building the model on the meta device, where tensors h
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from hfcompress.errors import CheckpointError
@@ -35,6 +36,7 @@ __all__ = [
     "select_towers",
     "shapes_of",
     "split_tower",
+    "stored_dtype",
     "sub_configs",
 ]
 
@@ -51,6 +53,10 @@ _REFUSALS = (
     ImportError,
 )
 """What model classes raise on a configuration that they cannot be built from."""
+
+
+_STORED = {"F16": torch.float16, "BF16": torch.bfloat16}
+"""What safetensors calls the types in which weights take half the space."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,26 @@ def load_model(path: Path) -> PreTrainedModel:
         raise CheckpointError(msg)
     loaded: PreTrainedModel = model.eval()
     return loaded
+
+
+def stored_dtype(path: Path) -> torch.dtype:
+    """Return the type in which most weights of a checkpoint folder are stored, float32 where they are quantized.
+
+    Raises:
+        CheckpointError: The weights cannot be read.
+    """
+    counts: dict[torch.dtype, int] = {}
+    for file in sorted(path.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as weights:
+                for name in weights.keys():  # noqa: SIM118 - no dictionary
+                    part = weights.get_slice(name)
+                    dtype = _STORED.get(part.get_dtype(), torch.float32)
+                    counts[dtype] = counts.get(dtype, 0) + math.prod(part.get_shape())
+        except (OSError, SafetensorError) as error:
+            msg = f"{file} cannot be read: {error}"
+            raise CheckpointError(msg) from error
+    return max(counts, key=lambda dtype: counts[dtype], default=torch.float32)
 
 
 def copy_processor(source: Path, output: Path) -> None:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Probe", "example_inputs", "find_probes"]
 
-_ROWS, _TOKENS = 2, 8
 _SAMPLES = 4000
 """Length of a raw waveform, in samples."""
 _REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, AssertionError)
@@ -73,6 +72,11 @@ class _Wish:
                     return value
         return default
 
+    def length(self, more: int = 0) -> int:
+        """Return the length of a text with some tokens more; two less than the longest, for some count from two on."""
+        longest: int = self.get("max_position_embeddings", default=self.tokens + more + 2) - 2
+        return min(self.tokens + more, longest)
+
     def normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator)
 
@@ -106,29 +110,35 @@ def example_inputs(model: PreTrainedModel, batch_size: int = 2, tokens: int = 16
 
 
 @torch.no_grad()
-def find_probes(model: PreTrainedModel, part: str = "", seed: int = 0) -> tuple[Probe, ...]:
+def find_probes(
+    model: PreTrainedModel, part: str = "", seed: int = 0, batch_size: int = 2, tokens: int = 8
+) -> tuple[Probe, ...]:
     """Return inputs on which the whole model runs or, if there are none, inputs of each of its parts that runs alone.
 
     Args:
         model: A model on the CPU; its weights do not matter.
         part: Dotted name of the module to look at, the whole model by default.
         seed: Seeds the values.
+        batch_size: Rows of each input.
+        tokens: Length of the texts, or the longest that the model takes if that is less.
 
     Raises:
         CheckpointError: No part of the model runs on inputs made from its configuration.
     """
-    found = tuple(_probes(model.get_submodule(part), part, model.config, seed))
+    found = tuple(_probes(model.get_submodule(part), part, model.config, (batch_size, tokens, seed)))
     if not found and not part:
         msg = f"no part of this {type(model).__name__} runs on inputs that can be made from its configuration"
         raise CheckpointError(msg)
     return found
 
 
-def _probes(module: torch.nn.Module, path: str, config: PretrainedConfig, seed: int) -> Iterator[Probe]:
+def _probes(
+    module: torch.nn.Module, path: str, config: PretrainedConfig, made: tuple[int, int, int]
+) -> Iterator[Probe]:
     config = getattr(module, "config", config)
     # a cache would show up in the graph as a concatenation with nothing
     fixed = {"use_cache": False} if "use_cache" in inspect.signature(module.forward).parameters else {}
-    for inputs in _calls(module, config, _ROWS, _TOKENS, seed):
+    for inputs in _calls(module, config, *made):
         try:
             module(**inputs, **fixed)
         except _REFUSALS:
@@ -137,7 +147,7 @@ def _probes(module: torch.nn.Module, path: str, config: PretrainedConfig, seed: 
         return
     for name, child in module.named_children():
         if not isinstance(child, torch.nn.ModuleList) and next(child.parameters(), None) is not None:
-            yield from _probes(child, f"{path}.{name}" if path else name, config, seed)
+            yield from _probes(child, f"{path}.{name}" if path else name, config, made)
 
 
 def _calls(
@@ -163,7 +173,7 @@ def _token_ids(wish: _Wish) -> Iterator[Tensor]:
     if vocabulary is None:
         return
     queries = wish.get("latent_query_num", default=0) if "image_embeds_position_mask" in wish.names else 0
-    length = min(wish.tokens + queries, wish.get("max_position_embeddings", default=wish.tokens + queries))
+    length = wish.length(queries)
     ids = torch.randint(min(3, vocabulary - 1), vocabulary, (wish.batch, length), generator=wish.generator)
     special = {
         value
@@ -236,7 +246,7 @@ def _encoder_states(wish: _Wish) -> Iterator[Tensor]:
 
 def _position_mask(wish: _Wish) -> Iterator[Tensor]:
     if (queries := wish.get("latent_query_num")) is not None:
-        length = min(wish.tokens + queries, wish.get("max_position_embeddings", default=wish.tokens + queries))
+        length = wish.length(queries)
         yield (torch.arange(length) < queries).long().expand(wish.batch, length)
 
 
@@ -244,7 +254,7 @@ _MAKERS: dict[str, Maker] = {
     "input_ids": _token_ids,
     "decoder_input_ids": _token_ids,
     "bbox": lambda wish: iter(
-        [torch.randint(0, 8, (wish.batch, wish.tokens, 4), generator=wish.generator).sort(-1).values]
+        [torch.randint(0, 8, (wish.batch, wish.length(), 4), generator=wish.generator).sort(-1).values]
     ),
     "pixel_values": _images,
     "spatial_shapes": lambda wish: iter([torch.full((wish.batch, 2), 4)]),

@@ -130,9 +130,11 @@ IMPORTANCES: Registry[Importance] = Registry(
     "importance",
     {
         "activation": "hfcompress.pruning.importance:activation",
+        "gradient": "hfcompress.pruning.importance:gradient",
         "magnitude": "hfcompress.pruning.importance:magnitude",
         "obs": "hfcompress.pruning.importance:obs",
         "random": "hfcompress.pruning.importance:random",
+        "taylor": "hfcompress.pruning.importance:taylor",
     },
 )
 REGISTRIES: tuple[Registry[object], ...] = (STEPS, QUANTIZERS, IMPORTANCES, TASKS, RUNTIMES)  # type: ignore[assignment]

@@ -1,6 +1,6 @@
 """Attention heads, found by what depends on what in a forward pass and not by the names of modules.
 
-The pass runs on the zero twin of a model (see `graph.zero_twin`) with two changes: every layer gives random numbers
+The pass runs on the zero twin of a model (see `zero_twin`) with two changes: every layer gives random numbers
 that depend on nothing, and so does every softmax. What lies between is then a set of small separate computations. In
 one of them the outputs of some layers become attention scores of shape (rows, heads, queries, keys); in another the
 attention probabilities and the outputs of a layer become the input of the next one. Derivatives tell which channels
@@ -17,11 +17,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch.overrides import TorchFunctionMode
 
-from hfcompress.pruning.coupling import Coupling, Member, enclosing_stack, layer_parameters, siblings
-from hfcompress.pruning.graph import probes_of, unreached_parts
+from hfcompress.pruning.coupling import (
+    Coupling,
+    Member,
+    common_module,
+    enclosing_stack,
+    layer_parameters,
+    siblings,
+)
+from hfcompress.pruning.graph import unreached_parts
+from hfcompress.twin import probes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
 
     from torch import Tensor
     from transformers import PreTrainedModel
@@ -69,7 +77,7 @@ def attention_couplings(model: PreTrainedModel, twin: PreTrainedModel) -> tuple[
 
     Args:
         model: A model on the meta device.
-        twin: Its twin, see `graph.zero_twin`.
+        twin: Its twin, see `zero_twin`.
 
     Raises:
         CheckpointError: No inputs can be made on which the model, or a part of it, runs.
@@ -80,6 +88,11 @@ def attention_couplings(model: PreTrainedModel, twin: PreTrainedModel) -> tuple[
     _trace_into(found, twin, "", modules)
     for part in unreached_parts(found, twin):
         _trace_into(found, twin, part, modules)
+    for coupling in list(found.values()):
+        inside = all(f"{member.module}.".startswith(f"{coupling.container}.") for member in coupling.members)
+        for sibling in siblings(coupling, modules) if inside else ():
+            if not any(_is_read(member.module, found) for member in sibling.consumers):
+                found.setdefault(sibling.name, sibling)
     order = {name: index for index, name in enumerate(modules)}
     return tuple(sorted(found.values(), key=lambda coupling: order[coupling.name]))
 
@@ -87,16 +100,24 @@ def attention_couplings(model: PreTrainedModel, twin: PreTrainedModel) -> tuple[
 def _trace_into(
     found: dict[str, Coupling], twin: PreTrainedModel, part: str, modules: Mapping[str, torch.nn.Module]
 ) -> None:
-    """Add what the forward passes of a part of the model reach, and all that is built alike."""
+    """Add what the forward passes of a part of the model reach; of those that are built alike, one is looked at."""
+    known: dict[Hashable, Coupling] = {}
     for probe in probes_of(twin, part):
         trace = _Trace(twin, probe, modules)
         for attention, reader, given in trace.attentions():
-            if any(member.module == reader for coupling in found.values() for member in coupling.members):
+            if _is_read(reader, found):
                 continue
-            coupling = trace.coupling(attention, reader, given)
-            if coupling is not None and enclosing_stack(coupling.container, modules) is not None:
-                for one in (coupling, *siblings(coupling, modules)):
-                    found.setdefault(one.name, one)
+            kind, container = trace.kind(attention, reader, given)
+            coupling = known[kind].moved(container) if kind in known else trace.coupling(attention, reader, given)
+            if coupling is None or enclosing_stack(coupling.container, modules) is None:
+                continue
+            found.setdefault(coupling.name, coupling)
+            if coupling.container == container:
+                known[kind] = coupling
+
+
+def _is_read(reader: str, found: Mapping[str, Coupling]) -> bool:
+    return any(member.module == reader for coupling in found.values() for member in coupling.members)
 
 
 @torch.no_grad()
@@ -143,7 +164,11 @@ class _Trace(TorchFunctionMode):
                 handle.remove()
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None  # noqa: ANN401
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401 - whatever torch gives
         del types
         kwargs = kwargs or {}
@@ -153,7 +178,7 @@ class _Trace(TorchFunctionMode):
             return self._attend(*args, **kwargs)
         result = func(*args, **kwargs)
         scores = args[0] if args else kwargs.get("input")
-        if func in _SOFTMAX and scores.dim() in _SIZES and scores.requires_grad:
+        if func in _SOFTMAX and isinstance(scores, torch.Tensor) and scores.dim() in _SIZES and scores.requires_grad:
             return self._cut_softmax(scores, result)
         return result
 
@@ -211,6 +236,25 @@ class _Trace(TorchFunctionMode):
             for name, given in attention.readers:
                 yield attention, name, given
 
+    def kind(self, attention: _Attention, reader: str, given: Tensor) -> tuple[Hashable, str]:
+        """Return what an attention is made of, the same for all that are built alike, and the module that holds it."""
+        leaves = {id(leaf): leaf for leaf in (*_leaves(attention.scores), *_leaves(given))}
+        names = sorted(
+            self._layers[key].name if key in self._layers else self._parameters.get(key, "") for key in leaves
+        )
+        container = common_module([reader, *(name for name in names if self._is_map(name))])
+        inside = [name.removeprefix(f"{container}.") for name in (reader, *names)]
+        shapes = tuple(
+            tuple(parameter.shape)
+            for name in (reader, *names)
+            if name in self._modules
+            for parameter in self._modules[name].parameters()
+        )
+        return (type(self._modules[container]), tuple(inside), shapes, tuple(attention.scores.shape)), container
+
+    def _is_map(self, name: str) -> bool:
+        return name in self._modules and not isinstance(self._modules[name], torch.nn.Embedding)
+
     def coupling(self, attention: _Attention, reader: str, given: Tensor) -> Coupling | None:
         """Return the heads of an attention, `None` where it has none that can be told apart."""
         scores = attention.scores
@@ -230,7 +274,9 @@ class _Trace(TorchFunctionMode):
         above = _touched(scores, sources, self._generator)
         channels, *below = _touched(read, [mixed, *sources], self._generator)
         patterns = [up | down for up, down in zip(above, below, strict=True)]
-        units = _units([_over(channels, -1), *(self._by_channel(*pair) for pair in zip(sources, patterns, strict=True))])
+        units = _units(
+            [_over(channels, -1), *(self._by_channel(*pair) for pair in zip(sources, patterns, strict=True))]
+        )
         if units is None:
             return None
         members = list(self._members(sources, patterns, units))
@@ -251,7 +297,9 @@ class _Trace(TorchFunctionMode):
         ]
         if not consumers:
             return None
-        return Coupling(producers[0].module, "heads", len(units), (*dict.fromkeys(members), *consumers))
+        return Coupling(
+            producers[0].module, "heads", len(units), (*dict.fromkeys(members), *consumers), int(units[0].sum())
+        )
 
     def _by_channel(self, leaf: Tensor, pattern: Tensor) -> Tensor:
         """Return which channels of a layer, or entries of a parameter, each head depends on: (heads, channels)."""

@@ -30,7 +30,7 @@ from hfcompress.pruning.skipping import hidden_states, skipped
 from hfcompress.pruning.surgery import run
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     Batch = Mapping[str, torch.Tensor]
 
-__all__ = ["Pattern", "block_influence", "block_pattern", "choose_blocks"]
+__all__ = ["Pattern", "block_influence", "block_pattern", "choose_blocks", "relative_error", "take_out"]
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,35 @@ def choose_blocks(
     Raises:
         PruningError: So many blocks cannot go.
     """
-    kept = list(range(stack.size))
     influence = None if batches else block_influence(model, stack)
+
+    def least(can_go: Sequence[int], gone: Sequence[int]) -> int:
+        harm = influence.tolist() if influence is not None else _harm(model, stack, gone, can_go, batches)
+        return min(can_go, key=lambda block: float(harm[block]))
+
+    return take_out(stack, remove, protected, pattern, least)
+
+
+def take_out(
+    stack: Stack,
+    remove: int,
+    protected: Collection[int],
+    pattern: Pattern | None,
+    choose: Callable[[Sequence[int], Sequence[int]], int],
+) -> tuple[int, ...]:
+    """Take blocks out one after the other, and return those that stay, ascending.
+
+    Args:
+        stack: The stack.
+        remove: Number of blocks that go.
+        protected: Blocks that must stay.
+        pattern: Which blocks can stay together; any by default.
+        choose: Chooses one of the blocks that can go, given those and the ones that are gone.
+
+    Raises:
+        PruningError: So many blocks cannot go.
+    """
+    kept = list(range(stack.size))
     for _ in range(remove):
         rest = {block: [other for other in kept if other != block] for block in kept if block not in protected}
         can_go = [block for block, others in rest.items() if others and (not pattern or pattern.reachable(others))]
@@ -205,13 +232,7 @@ def choose_blocks(
                 f"the configuration, and the others must keep their pattern; remove fewer"
             )
             raise PruningError(msg)
-        if influence is not None:
-            worst = min(can_go, key=lambda block: float(influence[block]))
-        else:
-            gone = [block for block in range(stack.size) if block not in kept]
-            harm = _harm(model, stack, gone, can_go, batches)
-            worst = min(can_go, key=lambda block: harm[block])
-        kept.remove(worst)
+        kept.remove(choose(can_go, [block for block in range(stack.size) if block not in kept]))
     return tuple(kept)
 
 
@@ -227,11 +248,11 @@ def _harm(
         reference = run(model, [probe])
         for block in candidates:
             with skipped(model, stack, [*gone, block]):
-                harm[block] += _relative_error(reference, run(model, [probe]))
+                harm[block] += relative_error(reference, run(model, [probe]))
     return harm
 
 
-def _relative_error(reference: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]) -> float:
+def relative_error(reference: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]) -> float:
     """Return ‖output - reference‖ / ‖reference‖, the mean over all outputs, where both are finite."""
     errors = []
     for name, expected in reference.items():

@@ -54,6 +54,11 @@ class Calibration:
             raise DataError(msg) from error
         self._replay = Replay(model, self._batches)
 
+    @property
+    def batches(self) -> Sequence[Mapping[str, Any]]:
+        """The rows as arguments of forward passes."""
+        return self._batches
+
     def covariance(self, layer: str, weights: Sequence[torch.Tensor] | None = None) -> CovarianceAccumulator:
         """Accumulate the inputs of a layer over all rows; the count is 0 where the forward pass does not reach it.
 

@@ -27,7 +27,7 @@ from hfcompress.pruning.skipping import run_features, shared_outputs, skip_block
 from hfcompress.pruning.surgery import compare_outputs, rebuild, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -101,13 +101,20 @@ class _Target:
         return wrong
 
 
-def fit_config(config: PretrainedConfig, wanted: Shapes, blocks: Sequence[Blocks] = ()) -> Fit:
+def fit_config(
+    config: PretrainedConfig,
+    wanted: Shapes,
+    blocks: Sequence[Blocks] = (),
+    numbers: Collection[tuple[int, int]] | None = None,
+) -> Fit:
     """Find the edits of a configuration that bring its model nearest to the wanted shapes.
 
     Args:
         config: The configuration of the model before it was sliced; left as it is.
         wanted: Shape of each entry of the sliced state dict.
         blocks: The stacks that lost blocks, and which blocks stayed; the wanted shapes are without them.
+        numbers: Where given, the only edits are of fields that equal the first of a pair and become the second: what
+            says a number of heads, and not a size that would give the same shapes.
 
     Raises:
         PruningError: A field numbers a block that is gone, or may number some and nothing tells of which stack.
@@ -120,7 +127,12 @@ def fit_config(config: PretrainedConfig, wanted: Shapes, blocks: Sequence[Blocks
     counts = known_counts(config, blocks)
     edits: list[Edit] = []
     while wrong := target.mismatches(model, built):
-        step = _best_move(best, built, target, wrong, list(count_edits(best, blocks, counts)))
+        moves = list(count_edits(best, blocks, counts))
+        if numbers is None:
+            moves += [(edit,) for edit in _candidates(best, built, target.shapes, wrong)]
+        else:
+            moves += [(edit,) for edit in _renumberings(best, numbers)]
+        step = _best_move(best, target, wrong, moves)
         if step is None:
             break
         best, model, built, move = step
@@ -138,10 +150,9 @@ def fit_config(config: PretrainedConfig, wanted: Shapes, blocks: Sequence[Blocks
 
 
 def _best_move(
-    config: PretrainedConfig, built: Shapes, target: _Target, wrong: set[str], moves: list[Move]
+    config: PretrainedConfig, target: _Target, wrong: set[str], moves: list[Move]
 ) -> tuple[PretrainedConfig, PreTrainedModel, Shapes, Move] | None:
     """Return the move that leaves the fewest mismatches, if any leaves fewer than there are."""
-    moves = moves + [(edit,) for edit in _candidates(config, built, target.shapes, wrong)]
     for likely in (
         [move for move in moves if isinstance(move[0].before, int) and move[0].index is None],
         [move for move in moves if move[0].before is not None],
@@ -163,6 +174,17 @@ def _best_move(
         if best is not None:
             return best
     return None
+
+
+def _renumberings(config: PretrainedConfig, numbers: Collection[tuple[int, int]]) -> Iterator[Edit]:
+    """Yield the edits of whole fields, and of entries of lists, that equal a number."""
+    for part, holder in holders(config):
+        for field, value in fields(holder):
+            entries = enumerate(value) if isinstance(value, (list, tuple)) else [(None, value)]
+            for index, entry in entries:
+                for before, after in numbers:
+                    if type(entry) is int and entry == before:
+                        yield Edit(part, field, entry, after, index)
 
 
 def _candidates(config: PretrainedConfig, built: Shapes, wanted: Shapes, wrong: set[str]) -> Iterator[Edit]:

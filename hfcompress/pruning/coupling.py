@@ -9,11 +9,11 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from hfcompress.pruning.axes import Axis
 
-__all__ = ["Coupling", "Member", "Role", "enclosing_stack", "layer_parameters", "siblings"]
+__all__ = ["Coupling", "Member", "Role", "common_module", "enclosing_stack", "layer_parameters", "siblings"]
 
 Role: TypeAlias = Literal["produces", "consumes", "carries", "follows"]
 
@@ -60,12 +60,14 @@ class Coupling:
         size: Number of units.
         members: Every layer side that holds the units; a layer that holds them twice, as a fused gate-and-up
             projection does, is there twice.
+        heads: Attention heads in a unit, those that share a key and a value.
     """
 
     name: str
     axis: Axis
     size: int
     members: tuple[Member, ...]
+    heads: int = 1
 
     @property
     def producers(self) -> tuple[Member, ...]:
@@ -88,13 +90,7 @@ class Coupling:
     @property
     def container(self) -> str:
         """Dotted name of the innermost module that holds every producer and consumer."""
-        paths = [member.module.split(".") for member in self.members if member.role != "follows"]
-        shared = []
-        for parts in zip(*paths, strict=False):
-            if len(set(parts)) > 1:
-                break
-            shared.append(parts[0])
-        return ".".join(shared)
+        return common_module([member.module for member in self.members if member.role != "follows"])
 
     def moved(self, container: str) -> Coupling:
         """Return the same coupling inside another module of the same kind."""
@@ -105,6 +101,16 @@ class Coupling:
 
         members = tuple(replace(member, module=there(member.module)) for member in self.members)
         return replace(self, name=there(self.name), members=members)
+
+
+def common_module(names: Iterable[str]) -> str:
+    """Return the dotted name of the innermost module that holds all of these."""
+    shared = []
+    for parts in zip(*(name.split(".") for name in names), strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return ".".join(shared)
 
 
 def layer_parameters(layer: torch.nn.Module, role: Role) -> tuple[tuple[str, int], ...]:

@@ -8,16 +8,14 @@ nothing but pointwise operations in between: no attention product, no embedding,
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch_pruning
-from torch.overrides import TorchFunctionMode
 from torch_pruning import ops
 from transformers.pytorch_utils import Conv1D
 
-from hfcompress.probes import find_probes
+from hfcompress.twin import SkippedProducts, probes_of
 from hfcompress.pruning.coupling import Coupling, Member, enclosing_stack, layer_parameters, siblings
 
 if TYPE_CHECKING:
@@ -25,76 +23,13 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from hfcompress.probes import Probe
     from hfcompress.pruning.coupling import Role
 
-__all__ = ["feed_forward_couplings", "probes_of", "unreached_parts", "zero_twin"]
+__all__ = ["feed_forward_couplings", "unreached_parts"]
 
 _MIXING = ("Bmm", "Softmax", "ScaledDotProduct", "Cumsum", "Sum", "Mean", "Embedding", "Index", "Convolution")
 """Autograd operations that mix channels, or tell that the channels are not a feed-forward layer's."""
-_LARGE = 1 << 16
-"""Weights of at least this many entries share their memory in a twin."""
 _NORMS = (torch.nn.LayerNorm, torch.nn.RMSNorm)
-
-
-def zero_twin(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy of a meta model on the CPU whose weights are all zero.
-
-    All large weights are views of the same zeros, so the twin of a model of any size takes little memory; write into
-    none of them.
-    """
-    twin = copy.deepcopy(model)
-    for name, module in list(twin.named_modules()):
-        if isinstance(module, Conv1D):
-            parent = twin.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], torch.nn.Linear(module.nx, module.nf, device="meta"))
-    shared: dict[torch.dtype, torch.Tensor] = {}
-    for tensor in (*twin.parameters(), *twin.buffers()):
-        if tensor.numel() >= _LARGE and tensor.numel() > len(shared.get(tensor.dtype, ())):
-            shared[tensor.dtype] = torch.zeros(tensor.numel(), dtype=tensor.dtype)
-    for module in twin.modules():
-        # parameters, buffers, and the few tensors that modules keep as plain attributes
-        holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))  # noqa: SLF001
-        for tensors in holders:
-            for name, tensor in list(tensors.items()):
-                if isinstance(tensor, torch.Tensor) and tensor.is_meta:
-                    if len(shared.get(tensor.dtype, ())) >= tensor.numel() >= _LARGE:
-                        zeros = shared[tensor.dtype][: tensor.numel()].view(tensor.shape)
-                    else:
-                        zeros = torch.zeros(tensor.shape, dtype=tensor.dtype)
-                    tensors[name] = torch.nn.Parameter(zeros) if isinstance(tensor, torch.nn.Parameter) else zeros
-    twin.eval()
-    return twin
-
-
-class _ZeroMap(torch.autograd.Function):
-    """A linear map with weights of zero, at no cost: it only says what it was made from."""
-
-    @staticmethod
-    def forward(_: Any, inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - torch's context
-        return inputs.new_zeros(*inputs.shape[:-1], weight.shape[0])
-
-
-class _SkippedProducts(TorchFunctionMode):
-    """Computes no linear map."""
-
-    def __torch_function__(
-        self,
-        func: Any,  # noqa: ANN401 - whatever torch calls
-        types: Any,  # noqa: ANN401
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
-        del types
-        if func is torch.nn.functional.linear:
-            return _ZeroMap.apply(*args[:2])
-        return func(*args, **(kwargs or {}))
-
-
-def probes_of(twin: PreTrainedModel, part: str = "") -> tuple[Probe, ...]:
-    """Return inputs on which a twin, or a part of it, runs. See `find_probes`."""
-    with _SkippedProducts():
-        return find_probes(twin, part)
 
 
 def feed_forward_couplings(model: PreTrainedModel, twin: PreTrainedModel) -> tuple[Coupling, ...]:
@@ -154,7 +89,7 @@ def _traced(
     """Yield what the forward pass of one part of the model reaches."""
     root = twin.get_submodule(part)
     graph = torch_pruning.DependencyGraph()
-    with _SkippedProducts():
+    with SkippedProducts():
         graph.build_dependency(root, dict(inputs), verbose=False, output_transform=_differentiable)
     prefix = f"{part}." if part else ""
     names = {module: prefix + name for name, module in root.named_modules() if name}

@@ -16,20 +16,20 @@ from hfcompress.pruning.axes import AXIS_UNITS
 from hfcompress.pruning.attention import attention_couplings
 from hfcompress.pruning.config_surgery import fit_config
 from hfcompress.pruning.coupling import enclosing_stack
-from hfcompress.pruning.graph import feed_forward_couplings, zero_twin
+from hfcompress.pruning.graph import feed_forward_couplings
 from hfcompress.pruning.records import record_of
 from hfcompress.pruning.surgery import Removal, slice_shapes, sliced_parameters
+from hfcompress.twin import zero_twin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from hfcompress.pruning.config_surgery import Edit
+    from hfcompress.pruning.config_surgery import Edit, Fit
     from hfcompress.narrowing import NarrowRecord
     from hfcompress.pruning.axes import Axis
     from hfcompress.pruning.coupling import Coupling
-    from hfcompress.pruning.step import TowerRatios
 
 __all__ = ["Cut", "PruningPlan", "find_cuts", "fit_cuts", "kept_units", "plan_pruning", "tower_couplings"]
 
@@ -181,14 +181,12 @@ def _distinct(found: dict[Tower, tuple[Coupling, ...]]) -> dict[Tower, tuple[Cou
     }
 
 
-def find_cuts(
-    model: PreTrainedModel, towers: Mapping[str, TowerRatios], multiple_of: int
-) -> tuple[Cut, ...]:
+def find_cuts(model: PreTrainedModel, towers: Mapping[str, Mapping[Axis, float]], multiple_of: int) -> tuple[Cut, ...]:
     """Return what these ratios remove from a model on the meta device, in the order of its modules.
 
     Args:
         model: The model.
-        towers: Tower name or `all` → what is removed there; `all` passes over what a tower lacks.
+        towers: Tower name or `all` → axis → the fraction that goes; `all` passes over what a tower lacks.
         multiple_of: Kept numbers of feed-forward units are rounded up to a multiple of this.
 
     Raises:
@@ -199,11 +197,11 @@ def find_cuts(
     order = {name: index for index, (name, _) in enumerate(model.named_modules())}
     cuts: list[Cut] = []
     for name, tower in select_towers(couplings, towers).items():
-        wanted = towers.get(name) or towers["all"]
+        wanted = towers[name] if name in towers else towers["all"]
         for axis in _AXES:
-            ratio = getattr(wanted, axis)
-            if ratio is None:
+            if axis not in wanted:
                 continue
+            ratio = wanted[axis]
             found = [coupling for coupling in couplings[tower] if coupling.axis == axis]
             if not found and name in towers:
                 msg = (
@@ -236,9 +234,7 @@ def _joint(couplings: list[Coupling]) -> list[tuple[Coupling, ...]]:
     return [tuple(group[1]) for group in groups]
 
 
-def plan_pruning(
-    config: PretrainedConfig, towers: Mapping[str, TowerRatios], multiple_of: int
-) -> PruningPlan:
+def plan_pruning(config: PretrainedConfig, towers: Mapping[str, Mapping[Axis, float]], multiple_of: int) -> PruningPlan:
     """Settle what goes from each tower and prove, on the meta device, that a configuration says it.
 
     Args:
@@ -271,20 +267,36 @@ def fit_cuts(config: PretrainedConfig, shapes: Mapping[str, tuple[int, ...]], cu
         for index, cut in enumerate(cuts)
         if any(member.module in known for coupling in cut.couplings for member in coupling.members)
     }
-    while True:
-        removals = {
-            index: cut.removals(torch.arange(cut.keep)) for index, cut in enumerate(cuts) if index not in recorded
-        }
-        wanted = slice_shapes(shapes, [removal for some in removals.values() for removal in some])
-        wanted |= {name: shape for name, shape in beside.items() if name.rpartition(".")[0] in known}
-        fit = fit_config(stock, wanted)
-        if not fit.wrong:
-            break
-        wrong = {index for index, some in removals.items() if fit.wrong & sliced_parameters(some)} or set(removals)
-        places = {(cuts[index].tower, cuts[index].axis) for index in wrong}
-        recorded |= {index for index in removals if (cuts[index].tower, cuts[index].axis) in places}
+
+    def wanted(indices: Iterable[int]) -> dict[str, tuple[int, ...]]:
+        first = [removal for index in indices for removal in cuts[index].removals(torch.arange(cuts[index].keep))]
+        here = {name: shape for name, shape in beside.items() if name.rpartition(".")[0] in known}
+        return slice_shapes(shapes, first) | here
+
+    def unsaid(fit: Fit, indices: set[int]) -> set[int]:
+        """Return the cuts of every tower and axis that the configuration fails."""
+        failed = {index for index in indices if fit.wrong & sliced_parameters(cuts[index].removals(torch.arange(1)))}
+        places = {(cuts[index].tower, cuts[index].axis) for index in failed or indices} if fit.wrong else set()
+        return {index for index in indices if (cuts[index].tower, cuts[index].axis) in places}
+
+    heads = {index for index, cut in enumerate(cuts) if cut.axis == "heads"} - recorded
+    while failed := unsaid(fit := fit_config(stock, wanted(heads), numbers=_head_numbers(cuts, heads)), heads):
+        heads -= failed
+    units = {index for index, cut in enumerate(cuts) if cut.axis != "heads"} - recorded
+    while failed := unsaid(whole := fit_config(fit.config, wanted(heads | units)), units):
+        units -= failed
+    recorded = set(range(len(cuts))) - heads - units
     settled = tuple(
         replace(cut, padded=True) if index in recorded and cut.axis == "heads" else cut
         for index, cut in enumerate(cuts)
     )
-    return PruningPlan(settled, fit.config, fit.edits, frozenset(recorded), shapes, earlier)
+    return PruningPlan(settled, whole.config, fit.edits + whole.edits, frozenset(recorded), shapes, earlier)
+
+
+def _head_numbers(cuts: Sequence[Cut], heads: Iterable[int]) -> set[tuple[int, int]]:
+    """Return every number of heads, or of groups of them, that changes, before and after."""
+    return {
+        (cut.size * share, cut.keep * share)
+        for cut in (cuts[index] for index in heads)
+        for share in (1, cut.couplings[0].heads)
+    }

@@ -19,7 +19,9 @@ __all__ = ["record_of"]
 
 
 def record_of(
-    before: Mapping[str, tuple[int, ...]], after: Mapping[str, tuple[int, ...]], removals: Iterable[Removal],
+    before: Mapping[str, tuple[int, ...]],
+    after: Mapping[str, tuple[int, ...]],
+    removals: Iterable[Removal],
     earlier: NarrowRecord | None = None,
 ) -> NarrowRecord:
     """Return the record of every module that loses units which no stock configuration can do without.
@@ -49,9 +51,7 @@ def record_of(
 
 def _shapes_in(module: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a module's own parameters."""
-    return {
-        name.rpartition(".")[2]: shape for name, shape in shapes.items() if name.rpartition(".")[0] == module
-    }
+    return {name.rpartition(".")[2]: shape for name, shape in shapes.items() if name.rpartition(".")[0] == module}
 
 
 def _ranges(

@@ -2,48 +2,90 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from hfcompress.pruning.compensation import fold_mean, least_squares
 from hfcompress.pruning.importance import RIDGE, UnitStatistics
-from hfcompress.pruning.surgery import assign_consumer, consumer_weight, unit_weights
+from hfcompress.pruning.surgery import assign_consumer, consumer_weight, parameter_matrix, unit_rows, unit_weights
 from hfcompress.registry import IMPORTANCES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from hfcompress.contracts import Progress
     from hfcompress.pruning.calibration import Calibration
-    from hfcompress.pruning.coupling import Coupling
+    from hfcompress.pruning.coupling import Coupling, Member
+    from hfcompress.pruning.objective import Gradients
     from hfcompress.pruning.plan import Cut
     from hfcompress.pruning.surgery import Removal
 
-__all__ = ["Selection"]
+__all__ = ["Method", "Selection"]
 
 
 @dataclass(frozen=True)
-class Selection:
+class Method:
     """How units are chosen and how the rest makes up for them.
 
     Attributes:
         importance: Name of the importance.
         compensate: "none", "bias" or "least_squares".
-        calibration: Runs the calibration rows; `None` where neither needs them.
-        seed: Seeds the random importance.
+        power: What the importance `gradient` raises gradients to.
     """
 
     importance: str
     compensate: str
+    power: Literal[1, 2]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Chooses units of one model.
+
+    What is measured on the source, gradients and how much each token counts, is measured when this is made.
+
+    Attributes:
+        model: The model; the layers that read the units are refitted in place, nothing changes its shape.
+        method: How.
+        calibration: Runs the calibration rows; `None` where nothing needs them.
+        seed: Seeds the random importance, and what gradients are measured with.
+    """
+
+    model: PreTrainedModel
+    method: Method
     calibration: Calibration | None
     seed: int
+    gradients: dict[str, Gradients] = field(default_factory=dict)
+    weights: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
-    def apply(self, model: PreTrainedModel, cuts: tuple[Cut, ...], progress: Progress) -> list[torch.Tensor]:
+    @classmethod
+    def on(
+        cls, model: PreTrainedModel, cuts: Sequence[Cut], method: Method, calibration: Calibration | None, seed: int
+    ) -> Selection:
+        """Measure on the source what the method needs of it.
+
+        Raises:
+            DataError: The rows lack what the model's objective needs.
+        """
+        if calibration is None:
+            return cls(model, method, None, seed)
+        couplings = [coupling for cut in cuts for coupling in cut.couplings]
+        gradients = {}
+        if getattr(IMPORTANCES.get(method.importance), "needs_gradients", False):
+            sides = {f"{member.module}.weight" for one in couplings for member in (*one.producers, *one.consumers)}
+            gradients = calibration.gradients(sorted(sides), method.power, seed)
+        # measured: it gains 2 to 8 points of recall with heads, and nothing with feed-forward units
+        readers = [coupling.consumers[0].module for coupling in couplings if coupling.axis == "heads"]
+        weights = calibration.sensitivities(readers, seed=seed) if readers else {}
+        return cls(model, method, calibration, seed, gradients, weights)
+
+    def apply(self, cuts: Sequence[Cut], progress: Progress) -> list[Tensor]:
         """Choose layer after layer, each on the inputs that the layers chosen before now produce.
-
-        The layers that read the units are refitted in place; nothing changes its shape.
 
         Returns:
             For each cut, the units that stay, in ascending order.
@@ -51,41 +93,66 @@ class Selection:
         generator = torch.Generator().manual_seed(self.seed)
         chosen = []
         for cut in progress.track(cuts, len(cuts), "layers"):
-            scores = self.scores(model, cut, cut.size - cut.keep, generator)
+            seen = [self._statistics(coupling) for coupling in cut.couplings]
+            scores = self._scores(seen, cut.size - cut.keep, generator)
             kept = scores.topk(cut.keep).indices.sort().values
-            for removal in cut.removals(kept):
-                self._compensate(model, removal, self._statistics(model, removal.coupling))
+            for removal, statistics in zip(cut.removals(kept), seen, strict=True):
+                self._compensate(removal, statistics)
             chosen.append(kept)
         return chosen
 
-    def scores(self, model: PreTrainedModel, cut: Cut, remove: int, generator: torch.Generator) -> torch.Tensor:
-        """Return how much each unit of a cut matters, of shape (units,): the sum over the layers that share them."""
-        importance = IMPORTANCES.get(self.importance)
-        found = [importance(self._statistics(model, coupling), remove, generator) for coupling in cut.couplings]
-        return torch.stack([scores.double() for scores in found]).sum(dim=0)
+    def rank(self, cuts: Sequence[Cut], least: Sequence[int], progress: Progress) -> list[Tensor]:
+        """Return how much each unit of each cut matters on the source, of shape (units,).
 
-    def _statistics(self, model: PreTrainedModel, coupling: Coupling) -> UnitStatistics:
-        """Gather weights and, where there are calibration rows, activations of the units of a coupling."""
-        weights = unit_weights(model, coupling)
+        Args:
+            cuts: The cuts.
+            least: For each, how many units stay at least.
+            progress: Hears how far it is.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        return [
+            self._scores([self._statistics(coupling) for coupling in cut.couplings], cut.size - stay, generator)
+            for cut, stay in progress.track(list(zip(cuts, least, strict=True)), len(cuts), "layers")
+        ]
+
+    def _scores(self, seen: Sequence[UnitStatistics], remove: int, generator: torch.Generator) -> Tensor:
+        """Return how much each unit matters: the sum over the couplings that share the units."""
+        importance = IMPORTANCES.get(self.method.importance)
+        return torch.stack([importance(statistics, remove, generator).double() for statistics in seen]).sum(dim=0)
+
+    def _statistics(self, coupling: Coupling) -> UnitStatistics:
+        """Gather weights and, where there are calibration rows, gradients and activations of a coupling's units."""
+        known = unit_weights(self.model, coupling)
         if self.calibration is None:
-            return weights
-        consumer = coupling.consumers[0]
-        seen = self.calibration.covariance(consumer.module)
-        if not seen.count:
-            return weights
-        here = consumer.channels(torch.arange(coupling.size)).flatten()
-        return replace(weights, covariance=seen.covariance[here][:, here], total=seen.total[here], count=seen.count)
+            return known
+        sides = [f"{member.module}.weight" for member in (*coupling.producers, *coupling.consumers)]
+        if all(side in self.gradients for side in sides):
 
-    def _compensate(self, model: PreTrainedModel, removal: Removal, seen: UnitStatistics) -> None:
+            def total(member: Member) -> Tensor:
+                return parameter_matrix(member, self.gradients[f"{member.module}.weight"].total)
+
+            def power(member: Member) -> Tensor:
+                return parameter_matrix(member, self.gradients[f"{member.module}.weight"].power)
+
+            known = replace(known, gradients=sum(unit_rows(coupling, total), ()))
+            known = replace(known, gradient_powers=sum(unit_rows(coupling, power), ()))
+        consumer = coupling.consumers[0]
+        seen = self.calibration.covariance(consumer.module, self.weights.get(consumer.module))
+        if not seen.count:
+            return known
+        here = consumer.channels(torch.arange(coupling.size)).flatten()
+        return replace(known, covariance=seen.covariance[here][:, here], total=seen.total[here], count=seen.count)
+
+    def _compensate(self, removal: Removal, seen: UnitStatistics) -> None:
         """Refit every layer that reads the units."""
-        if self.compensate == "none" or seen.covariance is None or seen.total is None:
+        if self.method.compensate == "none" or seen.covariance is None or seen.total is None:
             return
         kept = seen.channels[removal.kept].flatten()
         for consumer in removal.coupling.consumers:
-            weight, bias = consumer_weight(model, consumer, removal.coupling.size)
-            if self.compensate == "bias":
+            weight, bias = consumer_weight(self.model, consumer, removal.coupling.size)
+            if self.method.compensate == "bias":
                 shifted = None if bias is None else fold_mean(weight, bias, seen.total, seen.count, kept)
                 fitted = weight[:, kept]
             else:
                 fitted, shifted = least_squares(weight, bias, seen.covariance, seen.total, seen.count, kept, RIDGE)
-            assign_consumer(model, consumer, removal, fitted, shifted)
+            assign_consumer(self.model, consumer, removal, fitted, shifted)

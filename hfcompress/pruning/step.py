@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from pydantic import AfterValidator, Field, model_validator
 
 from hfcompress.contracts import CalibratedOptions, Forecast, Format, Json, Options, Ratio, Step
-from hfcompress.pruning.axes import AXIS_UNITS
 from hfcompress.registry import IMPORTANCES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
     from hfcompress.contracts import Checkpoint, StepContext
     from hfcompress.pruning.axes import Axis
     from hfcompress.pruning.calibration import Calibration
-    from hfcompress.pruning.plan import PruningPlan
+    from hfcompress.pruning.passes import Pass, Pruned
 
-__all__ = ["Prune", "PruneOptions", "TowerRatios"]
+__all__ = ["BudgetOptions", "Prune", "PruneOptions", "TowerRatios"]
+
+
+_CALIBRATED = {"activation", "gradient", "obs", "taylor", "bias", "least_squares"}
+"""Importances and compensations that look at calibration rows."""
 
 
 def _known_importance(name: str) -> str:
@@ -40,11 +44,28 @@ class TowerRatios(Options):
         description="Fraction of the attention heads of every block that is removed; where heads share keys and values, "
         "whole groups go.",
     )
+    layers: Ratio | None = Field(None, description="Fraction of the blocks that is removed, whole.")
 
     @model_validator(mode="after")
     def _names_an_axis(self) -> TowerRatios:
         if all(value is None for value in dict(self).values()):
             msg = f"name at least one axis: {', '.join(type(self).model_fields)}"
+            raise ValueError(msg)
+        return self
+
+
+class BudgetOptions(Options):
+    """How much less the whole model has to be; one of the two."""
+
+    parameters: Ratio | None = Field(None, description="Fraction of the model's parameters that goes.")
+    flops: Ratio | None = Field(
+        None, description="Fraction of the floating-point operations of a forward pass that goes."
+    )
+
+    @model_validator(mode="after")
+    def _names_one(self) -> BudgetOptions:
+        if (self.parameters is None) == (self.flops is None):
+            msg = "name one of `parameters` and `flops`"
             raise ValueError(msg)
         return self
 
@@ -59,6 +80,23 @@ class PruneOptions(CalibratedOptions):
         None,
         description="How the units to remove are chosen; `hfcompress list` names all importances. "
         "By default `obs` where there are calibration rows, `magnitude` where there are none.",
+    )
+    power: Literal[1, 2] = Field(2, description="Whether `importance: gradient` sums |g| (1) or g² (2).")
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        description="Heads and feed-forward units of less importance than this go, and the ratios are the most that "
+        "may go. 1 is the importance of a layer's mean unit; for `obs` it is an error relative to the layer's output.",
+    )
+    allocation: Literal["uniform", "global"] = Field(
+        "uniform",
+        description="uniform: every layer of a tower loses alike, which a stock configuration can say. global: one "
+        "ranking across a tower's layers; the result loads once hfcompress is imported.",
+    )
+    budget: BudgetOptions | None = Field(
+        None,
+        description="How much less the whole model has to be: the split between towers and axes is found from what "
+        "each loses when some of it goes, and the ratios are the most that may go.",
     )
     compensate: Literal["least_squares", "bias", "none"] | None = Field(
         None,
@@ -83,14 +121,14 @@ class PruneOptions(CalibratedOptions):
     def _calibrated_where_needed(self) -> PruneOptions:
         if self.calibration is None:
             for key, value in (("importance", self.importance), ("compensate", self.compensate)):
-                if value in {"activation", "obs", "bias", "least_squares"}:
+                if value in _CALIBRATED:
                     msg = f"`{key}: {value}` needs `calibration`, the name of an entry of `data`"
                     raise ValueError(msg)
         return self
 
 
 class Prune(Step):
-    """Removes feed-forward units from the towers of a transformers checkpoint."""
+    """Removes blocks, attention heads and feed-forward units from the towers of a transformers checkpoint."""
 
     Options: ClassVar[type[PruneOptions]] = PruneOptions
     options: PruneOptions
@@ -107,59 +145,76 @@ class Prune(Step):
 
     def forecast(self, before: Forecast) -> Forecast:
         """Prune the model on the meta device: the same slices and the same configuration, without the weights."""
-        plan = self._plan(before.config)
-        parameters = before.parameters - plan.removed_parameters
+        config, parameters, changes = before.config, before.parameters, []
+        for one in self._passes():
+            outcome = one.plan(config)
+            config = outcome.config
+            parameters -= outcome.removed_parameters
+            changes += [*outcome.changes, *(f"config: {edit}" for edit in outcome.edits)]
         return replace(
             before,
-            config=plan.config_of(plan.first_units),
+            config=config,
             parameters=parameters,
             size_bytes=round(before.size_bytes * parameters / before.parameters),
-            changes=(*_sentences(plan), *(f"config: {edit}" for edit in plan.edits)),
+            changes=tuple(changes),
         )
 
     def apply(self, checkpoint: Checkpoint, output: Path, context: StepContext) -> dict[str, Json]:
-        """Slice the checkpoint, prove that nothing else changed, and save it with its pruned configuration.
+        """Remove what was asked for, prove after each pass that nothing else changed, and save the result.
 
         Raises:
-            ProofError: The sliced model is not the masked model.
+            ProofError: The pruned model is not the masked model, or the saved folder is not the pruned model.
         """
-        from hfcompress.anatomy import copy_processor, load_model
+        from hfcompress.anatomy import copy_processor, load_model, stored_dtype
         from hfcompress.probes import find_probes
-        from hfcompress.pruning import surgery
-        from hfcompress.pruning.selection import Selection
+        from hfcompress.pruning.passes import Workbench
+        from hfcompress.pruning.proof import saved_and_proven
 
+        dtype = stored_dtype(checkpoint.path)
         model = load_model(checkpoint.path)
-        plan = self._plan(model.config)
-        selection = Selection(
-            self.options.chosen_importance,
-            self.options.chosen_compensation,
-            self._calibration(model, checkpoint, context),
-            context.seed,
-        )
-        kept = selection.apply(model, plan.cuts, context.progress)
-        removals = plan.removals(kept)
-        probes = find_probes(model, seed=context.seed)
-        state = surgery.slice_state(model.state_dict(), removals)
-        surgery.mask(model, removals)
-        masked = surgery.run(model, probes)
-        pruned = surgery.rebuild(plan.config_of(kept), state)
-        difference = surgery.compare_outputs(masked, surgery.run(pruned, probes))
-        pruned.save_pretrained(output)
+        bench = Workbench(lambda pruned: self._calibration(pruned, checkpoint, context), context.progress, context.seed)
+        done: list[Pruned] = []
+        for step in self._passes():
+            done.append(step.apply(model, bench))
+            model = done[-1].model
+        saved_and_proven(model, output, dtype, find_probes(model, seed=context.seed))
         copy_processor(checkpoint.path, output)
-        return {
+        detail: dict[str, Json] = {
             "importance": self.options.chosen_importance,
             "compensate": self.options.chosen_compensation,
             "calibration_rows": len(context.calibration) if context.calibration else 0,
-            "changes": list(_sentences(plan)),
-            "config_edits": [str(edit) for edit in plan.edits],
-            "removed_parameters": plan.removed_parameters,
-            "proof_max_difference": difference,
+            "changes": [change for one in done for change in one.outcome.changes],
+            "config_edits": [str(edit) for one in done for edit in one.outcome.edits],
+            "removed_parameters": sum(one.outcome.removed_parameters for one in done),
+            "proof_max_difference": max(one.difference for one in done),
         }
+        for one in done:
+            detail |= one.detail
+        return detail
 
-    def _plan(self, config: PretrainedConfig) -> PruningPlan:
-        from hfcompress.pruning.plan import plan_pruning
+    def _passes(self) -> Iterator[Pass]:
+        """Yield what is done, in order: blocks go first, so that nothing is chosen in a block that goes."""
+        from hfcompress.pruning.depth_pass import DepthPass
+        from hfcompress.pruning.selection import Method
+        from hfcompress.pruning.units_pass import Allocation, Budget, UnitsPass
 
-        return plan_pruning(config, self.options.towers, self.options.multiple_of)
+        options = self.options
+        towers: dict[str, dict[Axis, float]] = {
+            name: cast("dict[Axis, float]", ratios.model_dump(exclude_none=True))
+            for name, ratios in options.towers.items()
+        }
+        if blocks := _of_axes(towers, "layers"):
+            yield DepthPass({name: ratios["layers"] for name, ratios in blocks.items()})
+        if units := _of_axes(towers, "heads", "ffn"):
+            budget = None
+            if options.budget is not None:
+                ((of, less),) = options.budget.model_dump(exclude_none=True).items()
+                budget = Budget(cast("Literal['parameters', 'flops']", of), less)
+            yield UnitsPass(
+                units,
+                Method(options.chosen_importance, options.chosen_compensation, options.power),
+                Allocation(options.allocation, options.threshold, budget, options.multiple_of),
+            )
 
     def _calibration(self, model: PreTrainedModel, checkpoint: Checkpoint, context: StepContext) -> Calibration | None:
         """Make the calibration rows ready, if there are any."""
@@ -171,14 +226,10 @@ class Prune(Step):
         return Calibration(model, load_processor(checkpoint.path), context.calibration, self.options.batch_size)
 
 
-def _sentences(plan: PruningPlan) -> tuple[str, ...]:
-    """Say what goes: one sentence for each tower and size."""
-    counts: dict[tuple[str, Axis, int, int, bool], int] = {}
-    for index, cut in enumerate(plan.cuts):
-        key = (cut.tower, cut.axis, cut.size, cut.keep, index in plan.recorded)
-        counts[key] = counts.get(key, 0) + len(cut.couplings)
-    return tuple(
-        f"{tower}: {before} → {after} {AXIS_UNITS[axis]} in {layers} layers"
-        + (", which loads once hfcompress is imported: no stock configuration says it" if recorded else "")
-        for (tower, axis, before, after, recorded), layers in counts.items()
-    )
+def _of_axes(towers: Mapping[str, Mapping[Axis, float]], *axes: Axis) -> dict[str, dict[Axis, float]]:
+    """Return the towers of which something goes along these axes, and what.
+
+    A tower that is named is not covered by `all`, whatever it is named for.
+    """
+    found = {name: {axis: ratio for axis, ratio in ratios.items() if axis in axes} for name, ratios in towers.items()}
+    return found if any(found.values()) else {}

@@ -1,0 +1,223 @@
+"""Removing attention heads and feed-forward units from the blocks of a model."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from hfcompress.anatomy import meta_model, shapes_of
+from hfcompress.errors import PruningError
+from hfcompress.probes import Probe, find_probes
+from hfcompress.pruning import surgery
+from hfcompress.pruning.allocation import (
+    Place,
+    by_rank,
+    by_threshold,
+    least_kept,
+    place_of,
+    spend,
+    thinned,
+)
+from hfcompress.pruning.axes import AXIS_UNITS
+from hfcompress.pruning.block_choice import relative_error
+from hfcompress.pruning.passes import Outcome, Pass, Pruned
+from hfcompress.pruning.plan import find_cuts, fit_cuts
+from hfcompress.pruning.proof import rebuilt_and_proven
+from hfcompress.pruning.selection import Selection
+from hfcompress.twin import count_flops, zero_twin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from hfcompress.contracts import Json, Progress
+    from hfcompress.pruning.axes import Axis
+    from hfcompress.pruning.passes import Workbench
+    from hfcompress.pruning.plan import Cut, PruningPlan
+    from hfcompress.pruning.selection import Method
+
+__all__ = ["Allocation", "Budget", "UnitsPass"]
+
+_SHARES = (1 / 3, 2 / 3, 1.0)
+"""Shares of what could go at which the sensitivity of a tower is measured."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much less a model has to be.
+
+    Attributes:
+        of: What is counted.
+        less: Fraction of it that goes, in (0, 1).
+    """
+
+    of: Literal["parameters", "flops"]
+    less: float
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """How what goes is split.
+
+    Attributes:
+        kind: "uniform": every layer of a tower loses alike; "global": one ranking across a tower's layers.
+        threshold: Units below it go, but no more than the ratios say; `None` where the ratios alone say it.
+        budget: Splits what goes over towers, the ratios being the most that may; `None` for the ratios themselves.
+        multiple_of: Kept numbers of feed-forward units are rounded up to a multiple of this.
+    """
+
+    kind: Literal["uniform", "global"]
+    threshold: float | None
+    budget: Budget | None
+    multiple_of: int
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether the number of units that stay is only known once the weights are read."""
+        return self.kind == "global" or self.threshold is not None or self.budget is not None
+
+
+class UnitsPass(Pass):
+    """Removes attention heads and feed-forward units.
+
+    Args:
+        towers: Tower name or `all` → axis → the fraction that goes.
+        method: How units are chosen and made up for.
+        allocation: How what goes is split.
+    """
+
+    def __init__(self, towers: Mapping[str, Mapping[Axis, float]], method: Method, allocation: Allocation) -> None:
+        self._towers = towers
+        self._method = method
+        self._allocation = allocation
+
+    def plan(self, config: PretrainedConfig) -> Outcome:
+        """Settle what goes and find the configuration that says it; the most that may go, where weights decide."""
+        model = meta_model(config)
+        cuts = find_cuts(model, self._towers, self._allocation.multiple_of)
+        plan = fit_cuts(config, shapes_of(model), cuts)
+        outcome = _outcome(plan, plan.first_units)
+        if not self._allocation.needs_weights:
+            return outcome
+        changes = tuple(f"at most: {change}; how much of it is decided on the weights" for change in outcome.changes)
+        return Outcome(outcome.config, outcome.removed_parameters, changes, outcome.edits)
+
+    def apply(self, model: PreTrainedModel, bench: Workbench) -> Pruned:
+        """Choose and remove the units, layer after layer."""
+        config = model.config
+        meta = meta_model(config)
+        cuts = find_cuts(meta, self._towers, self._allocation.multiple_of)
+        cuts = self._allocated(model, cuts, bench)
+        plan = fit_cuts(config, shapes_of(meta), cuts)
+        selection = Selection.on(model, plan.cuts, self._method, bench.calibration(model), bench.seed)
+        kept = selection.apply(plan.cuts, bench.progress)
+        removals = plan.removals(kept)
+        probes = find_probes(model, seed=bench.seed)
+        state = surgery.slice_state(model.state_dict(), removals)
+        surgery.mask(model, removals)
+        pruned, difference = rebuilt_and_proven(model, plan.config_of(kept), state, probes)
+        layers: list[Json] = [
+            {"name": coupling.name, "axis": cut.axis, "before": cut.size, "after": cut.keep}
+            for cut in plan.cuts
+            for coupling in cut.couplings
+        ]
+        return Pruned(pruned, _outcome(plan, kept), difference, {"layers": layers})
+
+    def _allocated(self, model: PreTrainedModel, cuts: tuple[Cut, ...], bench: Workbench) -> tuple[Cut, ...]:
+        """Settle how many units of each layer stay.
+
+        Raises:
+            PruningError: A threshold or a budget cannot be kept, or nothing would be removed.
+        """
+        how = self._allocation
+        if how.budget is not None:
+            cuts = thinned(cuts, self._shares(model, cuts, how.budget, bench), how.multiple_of)
+        if how.threshold is not None or how.kind == "global":
+            selection = Selection.on(model, cuts, self._method, bench.calibration(model), bench.seed)
+            least = [least_kept(cut, how.multiple_of) for cut in cuts]
+            if how.threshold is not None:
+                least = [0] * len(cuts) if self._method.importance != "obs" else [1] * len(cuts)
+            scores = selection.rank(cuts, least, bench.progress)
+            if how.threshold is None:
+                cuts = by_rank(cuts, scores, how.multiple_of)
+            else:
+                is_uniform = how.kind == "uniform"
+                cuts = by_threshold(cuts, scores, how.threshold, how.multiple_of, is_uniform=is_uniform)
+        shrinking = tuple(cut for cut in cuts if cut.keep < cut.size)
+        if not shrinking:
+            msg = f"nothing would be removed: every layer rounds up to what it has (multiple_of: {how.multiple_of})"
+            raise PruningError(msg)
+        return shrinking
+
+    def _shares(
+        self, model: PreTrainedModel, cuts: tuple[Cut, ...], budget: Budget, bench: Workbench
+    ) -> dict[Place, float]:
+        """Measure what each tower and axis loses when some of it goes, and split the budget so that least is lost."""
+        calibration = bench.calibration(model)
+        batches = calibration.batches if calibration is not None else ()
+        probes = [Probe("", dict(batch)) for batch in batches] or list(find_probes(model, seed=bench.seed))
+        reference = [surgery.run(model, [probe]) for probe in probes]
+        curves: dict[Place, list[tuple[float, float]]] = {}
+        savings: dict[Place, float] = {}
+        for place in dict.fromkeys(map(place_of, cuts)):
+            here = [cut for cut in cuts if place_of(cut) == place]
+            savings[place] = _saving(model.config, here, budget)
+            for share in _SHARES:
+                some = [
+                    cut for cut in thinned(here, {place: share}, self._allocation.multiple_of) if cut.keep < cut.size
+                ]
+                lost = self._lost(model, some, probes, reference, bench)
+                curves.setdefault(place, []).append((share, lost))
+        return spend(budget.less, curves, savings)
+
+    def _lost(
+        self,
+        model: PreTrainedModel,
+        cuts: Sequence[Cut],
+        probes: Sequence[Probe],
+        reference: Sequence[Mapping[str, Tensor]],
+        bench: Workbench,
+    ) -> float:
+        """Return how far the outputs are off when these units alone are gone: the mean relative error."""
+        trial = copy.deepcopy(model)
+        selection = Selection.on(trial, cuts, self._method, bench.calibration(trial), bench.seed)
+        kept = selection.apply(cuts, bench.progress)
+        surgery.mask(trial, [removal for cut, units in zip(cuts, kept, strict=True) for removal in cut.removals(units)])
+        errors = [
+            relative_error(expected, surgery.run(trial, [probe]))
+            for probe, expected in zip(probes, reference, strict=True)
+        ]
+        return sum(errors) / len(errors)
+
+
+def _saving(config: PretrainedConfig, cuts: Sequence[Cut], budget: Budget) -> float:
+    """Return the fraction of the model's parameters or operations that goes when all that these cuts take goes."""
+    model = meta_model(config)
+    plan = fit_cuts(config, shapes_of(model), tuple(cuts))
+    if budget.of == "parameters":
+        return plan.removed_parameters / model.num_parameters()
+    before, after = (count_flops(zero_twin(meta_model(one)))[""] for one in (config, plan.config_of(plan.first_units)))
+    return 1 - after / before
+
+
+def _outcome(plan: PruningPlan, kept: Sequence[torch.Tensor]) -> Outcome:
+    """Say what goes: one sentence for each tower and axis."""
+    found: dict[tuple[str, Axis, int, bool], list[int]] = {}
+    for index, cut in enumerate(plan.cuts):
+        key = (cut.tower, cut.axis, cut.size, index in plan.recorded)
+        found.setdefault(key, []).extend([cut.keep] * len(cut.couplings))
+    changes = tuple(
+        f"{tower}: {before} → {_range(after)} {AXIS_UNITS[axis]} in {len(after)} layers"
+        + (", which loads once hfcompress is imported: no stock configuration says it" if recorded else "")
+        for (tower, axis, before, recorded), after in found.items()
+    )
+    return Outcome(plan.config_of(kept), plan.removed_parameters, changes, plan.edits)
+
+
+def _range(numbers: Sequence[int]) -> str:
+    return str(numbers[0]) if min(numbers) == max(numbers) else f"{min(numbers)} to {max(numbers)}"
