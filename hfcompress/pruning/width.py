@@ -32,7 +32,7 @@ from hfcompress.pruning.graph import feed_forward_couplings, zero_twin
 from hfcompress.pruning.surgery import Removal, slice_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -123,6 +123,7 @@ class _Source:
     """The model as it is, on the meta device."""
 
     config: PretrainedConfig
+    model: PreTrainedModel
     shapes: Shapes
     buffers: Shapes
     probed: frozenset[str]
@@ -164,6 +165,9 @@ def plan_width(config: PretrainedConfig, tower: Tower, ratio: float, multiple_of
         raise PruningError(msg)
     source = _source_of(_reread(config))
     reasons: list[str] = []
+    if not any(isinstance(module, torch.nn.ModuleList) for module in source.model.get_submodule(tower.module).modules()):
+        msg = f"the tower {tower.name!r} has no blocks, so it has no residual stream to make narrower"
+        raise PruningError(msg)
     for fields in _field_choices(source, tower):
         try:
             return _plan(source, _dependence(source, fields), ratio, multiple_of)
@@ -184,6 +188,7 @@ def _source_of(config: PretrainedConfig) -> _Source:
     inside = [f"{tower.module}." for tower in find_towers(model) if tower.module]
     return _Source(
         config,
+        model,
         shapes_of(model),
         _buffers(model),
         frozenset(probe.module for probe in find_probes(twin)),
@@ -259,18 +264,19 @@ def _model_of(config: PretrainedConfig, edits: Sequence[Edit]) -> PreTrainedMode
 
 def _field_choices(source: _Source, tower: Tower) -> Iterator[tuple[_Slot, ...]]:
     """Yield the fields that could hold the width of a tower's residual stream, most likely first."""
-    inside = [shape for name, shape in source.shapes.items() if f"{name}.".startswith(f"{tower.module}." * bool(tower.module))]
+    inside = {name: shape for name, shape in source.shapes.items() if name.startswith(_prefix(tower.module))}
     slots = [slot for slot in _slots(source.config) if slot.index is None]
-    here = [slot for slot in slots if f"{slot.part}.".startswith(f"{tower.config_key}." * bool(tower.config_key))]
-    shares = {slot: sum(slot.value in shape for shape in inside) / len(inside) for slot in here}
-    likely = [slot for slot, share in shares.items() if share > 1 / 2]
+    here = [slot for slot in slots if f"{slot.part}.".startswith(_prefix(tower.config_key))]
+    likely = [slot for slot in here if _most(slot.value in shape for shape in inside.values())]
     grown: dict[_Slot, int] = {}
     for slot in likely:
         try:
             wide = shapes_of(_model_of(source.config, [slot.scaled(Fraction(2))]))
         except _Unfit:
+            grown[slot] = 0  # another field may have to change with it
             continue
-        grown[slot] = sum(wide.get(name) != shape for name, shape in source.shapes.items())
+        if _most(wide.get(name) != shape for name, shape in inside.items()):
+            grown[slot] = sum(wide.get(name) != shape for name, shape in source.shapes.items())
     for first in sorted(grown, key=lambda slot: -grown[slot]):
         others = [slot for slot in slots if slot.value == first.value and slot != first]
         yield (first,)
@@ -281,15 +287,28 @@ def _field_choices(source: _Source, tower: Tower) -> Iterator[tuple[_Slot, ...]]
             yield (first, *others)
 
 
+def _prefix(path: str) -> str:
+    return f"{path}." if path else ""
+
+
+def _most(answers: Iterable[bool]) -> bool:
+    counted = Counter(answers)
+    return counted[True] > counted[False]
+
+
 def _dependence(source: _Source, fields: tuple[_Slot, ...]) -> _Dependence:
     """Find what depends on some fields that all hold the width."""
     width = fields[0].value
     doubled = [slot.scaled(Fraction(2)) for slot in fields]
     grown = _grown(source, _model_of(source.config, doubled))
     tied = tuple(coupling for coupling in source.heads.values() if _places_of([coupling]) & grown.keys())
-    heads = _head_fields(source, doubled, tied)
+    heads = _head_fields(source, fields, doubled, tied)
     wide = _model_of(source.config, [*doubled, *(slot.scaled(Fraction(2)) for slot in heads)])
     grown = _grown(source, wide)
+    buffers = _buffers(wide)
+    if changed := [name for name, shape in source.buffers.items() if buffers.get(name) != shape]:
+        msg = f"{changed[0]} is computed from the width when the model is made, and no weight says it"
+        raise _Unfit(msg)
     _require_runs(source, wide, fields)
     settled = _places_of([*tied, *source.hidden])
     places = {}
@@ -307,13 +326,10 @@ def _dependence(source: _Source, fields: tuple[_Slot, ...]) -> _Dependence:
 
 def _grown(source: _Source, wide: PreTrainedModel) -> dict[Place, int]:
     """Return the dimensions that have grown, and by how much."""
-    shapes, buffers = shapes_of(wide), _buffers(wide)
+    shapes = shapes_of(wide)
     if shapes.keys() != source.shapes.keys():
         example = min(shapes.keys() ^ source.shapes.keys())
         msg = f"another width changes which parameters there are ({example})"
-        raise _Unfit(msg)
-    if changed := [name for name, shape in source.buffers.items() if buffers.get(name) != shape]:
-        msg = f"{changed[0]} is computed from the width when the model is made, and no weight says it"
         raise _Unfit(msg)
     return {
         (name, dimension): after - before
@@ -332,7 +348,9 @@ def _places_of(couplings: Sequence[Coupling]) -> set[Place]:
     }
 
 
-def _head_fields(source: _Source, doubled: list[Edit], tied: tuple[Coupling, ...]) -> tuple[_Slot, ...]:
+def _head_fields(
+    source: _Source, fields: tuple[_Slot, ...], doubled: list[Edit], tied: tuple[Coupling, ...]
+) -> tuple[_Slot, ...]:
     """Find the fields to double with the width so that each head keeps its size and there are twice as many.
 
     Shapes do not tell: a model with the same heads twice as wide has the same ones.
@@ -355,6 +373,7 @@ def _head_fields(source: _Source, doubled: list[Edit], tied: tuple[Coupling, ...
         if now > right:
             chosen, right = (*chosen, *group), now
     if right < len(tied):
+        _require_runs(source, _model_of(source.config, doubled), fields)
         msg = (
             f"the width sets the size of attention heads, and no field of the configuration sets their number "
             f"({tied[0].name} has {tied[0].size})"
