@@ -450,10 +450,10 @@ def _plan(source: _Source, found: _Dependence, ratio: float, multiple_of: int) -
     edits = [slot.scaled(share) for slot in (*found.fields, *found.heads)]
     heads = tuple(HeadCut(joint, int(joint[0].size * share)) for joint in _joint(found.tied))
     wanted = _sliced(source.shapes, found.places, width - keep, heads)
-    narrower = _reread(source.config, edits)
-    fit = fit_config(narrower, wanted)
+    _model_of(source.config, edits)  # refuses where it cannot be built
+    fit = fit_config(_reread(source.config, edits), wanted)
     config = _reread(fit.config)
-    if shapes_of(meta_model(config)) != wanted:
+    if shapes_of(_model_of(config, ())) != wanted:
         example = min(fit.wrong, default="a parameter")
         msg = f"with {', '.join(map(str, edits))}, {example} has a shape that no other field sets right"
         raise _Unfit(msg)
