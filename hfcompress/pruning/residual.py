@@ -8,34 +8,41 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
-from transformers.pytorch_utils import Conv1D
 
 from hfcompress.errors import ProofError, PruningError
-from hfcompress.probes import Probe, find_probes
-from hfcompress.pruning.compensation import CovarianceAccumulator, complement, least_squares
+from hfcompress.probes import find_probes
+from hfcompress.pruning.compensation import complement
 from hfcompress.pruning.coupling import layer_parameters
-from hfcompress.pruning.importance import RIDGE, UnitStatistics
-from hfcompress.pruning.surgery import compare_outputs, layer_matrix, mask, narrow_norm, removed_channels, run, unit_rows
+from hfcompress.pruning.importance import UnitStatistics
+from hfcompress.pruning.refitting import LINEAR, matrix_of, refit_layers, second_moments
+from hfcompress.pruning.surgery import (
+    compare_outputs,
+    layer_matrix,
+    mask,
+    narrow_norm,
+    removed_channels,
+    run,
+    unit_rows,
+)
 from hfcompress.registry import IMPORTANCES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
     from transformers import PreTrainedModel
 
     from hfcompress.pruning.coupling import Member
+    from hfcompress.pruning.refitting import Batches
     from hfcompress.pruning.surgery import Removal
     from hfcompress.pruning.width import HeadCut, WidthPlan
 
-    Batches: TypeAlias = Iterable[Mapping[str, Any]]
 
 __all__ = ["Narrowed", "apply_width", "prove_width"]
 
-_LINEAR = (torch.nn.Linear, Conv1D)
 _PER_CHANNEL = (
     torch.nn.modules.batchnorm._NormBase,  # noqa: SLF001 - the base of all
     torch.nn.GroupNorm,
@@ -94,7 +101,7 @@ def apply_width(
     masked = copy.deepcopy(model)
     _silence(masked, plan, channels, removals)
     if compensate == "least_squares" and batches is not None:
-        _refit(model, masked, gone, batches)
+        refit_layers(model, masked, gone, batches)
     state = dict(masked.state_dict())
     for (name, dimension), indices in gone.items():
         kept = complement(indices, plan.shapes[name][dimension])
@@ -176,15 +183,9 @@ def _readers(model: PreTrainedModel, plan: WidthPlan) -> dict[str, int]:
     return {
         name: plan.places[place]
         for name, module in model.named_modules()
-        if isinstance(module, _LINEAR)
+        if isinstance(module, LINEAR)
         and (place := (f"{name}.weight", layer_parameters(module, "consumes")[0][1])) in plan.places
     }
-
-
-def _inputs(layer: torch.nn.Module) -> Tensor:
-    """Return a view of a layer's weight of shape (outputs, inputs)."""
-    weight = layer.get_parameter("weight").detach()
-    return weight.T if isinstance(layer, Conv1D) else weight
 
 
 def _channel_scores(
@@ -197,7 +198,13 @@ def _channel_scores(
         state = model.state_dict()
         return sum(
             (
-                state[name].detach().double().movedim(dimension, 0).reshape(blocks, plan.width, -1).square().sum(dim=(0, 2))
+                state[name]
+                .detach()
+                .double()
+                .movedim(dimension, 0)
+                .reshape(blocks, plan.width, -1)
+                .square()
+                .sum(dim=(0, 2))
                 for (name, dimension), blocks in plan.places.items()
             ),
             torch.zeros(plan.width, dtype=torch.float64),
@@ -205,7 +212,7 @@ def _channel_scores(
     readers = _readers(model, plan)
     scores = torch.zeros(plan.width, dtype=torch.float64)
     for name, energy in _energies(model, readers, batches).items():
-        weight = _inputs(model.get_submodule(name)).double()
+        weight = matrix_of(model.get_submodule(name)).double()
         reach = (energy * weight.square().sum(dim=0)).view(readers[name], -1).sum(dim=0)
         scores += reach / reach.sum().clamp_min(torch.finfo(torch.float64).tiny)
     return scores
@@ -216,7 +223,7 @@ def _energies(model: PreTrainedModel, layers: Iterable[str], batches: Batches) -
     """Return Σ x² of the inputs of these layers, of shape (inputs,), for those that the forward pass reaches."""
     found: dict[str, Tensor] = {}
 
-    def hear(name: str) -> Any:  # noqa: ANN401 - a hook
+    def hear(name: str) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], None]:
         def add(_: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
             rows = arguments[0].detach().double().flatten(0, -2).square().sum(dim=0)
             found[name] = found[name] + rows if name in found else rows
@@ -248,137 +255,10 @@ def _kept_heads(
         consumer = coupling.consumers[0]
         statistics = UnitStatistics(*unit_rows(coupling, matrix), consumer.width)
         if batches is not None:
-            seen = _second_moments(model, consumer.module, batches)
+            seen = second_moments(model, consumer.module, batches)
             if seen is not None:
                 here = consumer.channels(torch.arange(cut.size)).flatten()
                 covariance, total = seen.covariance[here][:, here], seen.total[here]
                 statistics = replace(statistics, covariance=covariance, total=total, count=seen.count)
         scores += IMPORTANCES.get(importance)(statistics, cut.size - cut.keep, generator).double()
     return scores.topk(cut.keep).indices.sort().values
-
-
-class _Reached(Exception):  # noqa: N818 - no error: it ends a forward pass that has shown what it was run for
-    pass
-
-
-@torch.no_grad()
-def _input_of(model: PreTrainedModel, layer: str, batch: Mapping[str, Any]) -> Tensor | None:
-    """Return the input of a layer as rows, `None` where the forward pass does not reach it."""
-    heard: list[Tensor] = []
-
-    def hear(_: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        heard.append(arguments[0].detach().float().flatten(0, -2))
-        raise _Reached
-
-    handle = model.get_submodule(layer).register_forward_pre_hook(hear)
-    try:
-        model(**batch)
-    except _Reached:
-        return heard[0]
-    finally:
-        handle.remove()
-    return None
-
-
-def _second_moments(model: PreTrainedModel, layer: str, batches: Batches) -> CovarianceAccumulator | None:
-    """Accumulate the inputs of a layer, `None` where the forward pass does not reach it."""
-    accumulated: CovarianceAccumulator | None = None
-    for batch in batches:
-        rows = _input_of(model, layer, batch)
-        if rows is None:
-            return None
-        accumulated = accumulated or CovarianceAccumulator(rows.shape[1])
-        accumulated.add(rows)
-    return accumulated
-
-
-@torch.no_grad()
-def _groups(model: PreTrainedModel, layers: Sequence[str], batch: Mapping[str, Any]) -> list[list[str]]:
-    """Return the layers that a forward pass reaches, in that order, those that read the same tensor together."""
-    groups: list[list[str]] = []
-    seen: list[Tensor] = []
-
-    def hear(name: str) -> Any:  # noqa: ANN401 - a hook
-        def note(_: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            if any(name in group for group in groups):
-                return
-            if seen and seen[-1] is arguments[0]:
-                groups[-1].append(name)
-            else:
-                groups.append([name])
-                seen.append(arguments[0])
-
-        return note
-
-    handles = [model.get_submodule(name).register_forward_pre_hook(hear(name)) for name in layers]
-    try:
-        model(**batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return groups
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """A linear layer in the original and in the masked model, and what of it stays."""
-
-    name: str
-    before: torch.nn.Module
-    after: torch.nn.Module
-    inputs: Tensor
-    outputs: Tensor
-
-
-def _refit(
-    model: PreTrainedModel, masked: PreTrainedModel, gone: Mapping[tuple[str, int], Tensor], batches: Batches
-) -> None:
-    """Refit every linear layer that lost inputs or outputs, in the order of the forward pass, in place."""
-    layers: dict[str, _Layer] = {}
-    for name, module in model.named_modules():
-        if not isinstance(module, _LINEAR):
-            continue
-        places = [(f"{name}.weight", layer_parameters(module, role)[0][1]) for role in ("consumes", "produces")]
-        if any(place in gone for place in places):
-            inputs, outputs = (
-                complement(gone.get(place, torch.empty(0, dtype=torch.long)), size)
-                for place, size in zip(places, reversed(_inputs(module).shape), strict=True)
-            )
-            layers[name] = _Layer(name, module, masked.get_submodule(name), inputs, outputs)
-    for group in _groups(model, list(layers), next(iter(batches))):
-        _refit_group(model, masked, [layers[name] for name in group], batches)
-
-
-@torch.no_grad()
-def _refit_group(
-    model: PreTrainedModel, masked: PreTrainedModel, group: Sequence[_Layer], batches: Batches
-) -> None:
-    """Refit the layers that read the same tensor."""
-    first = group[0]
-    kept = first.inputs
-    weights = torch.cat([_inputs(layer.before)[layer.outputs] for layer in group])
-    biases = [layer.before.bias for layer in group]
-    bias = None if any(one is None for one in biases) else torch.cat(
-        [layer.before.bias[layer.outputs] for layer in group]
-    )
-    # the error to make up for is W d for the change d of the inputs; whichever of the two is narrower is accumulated
-    by_input = weights.shape[1] <= weights.shape[0]
-    accumulated = CovarianceAccumulator(len(kept) + min(weights.shape))
-    for batch in batches:
-        before, after = (_input_of(one, first.name, batch) for one in (model, masked))
-        if before is None or after is None:
-            return
-        change = before.clone()
-        change[:, kept] -= after[:, kept]
-        accumulated.add(torch.cat([after[:, kept], change if by_input else change @ weights.T], dim=1))
-    error = weights if by_input else torch.eye(len(weights))
-    fitted, shifted = least_squares(
-        torch.cat([weights[:, kept], error], dim=1),
-        bias, accumulated.covariance, accumulated.total, accumulated.count, torch.arange(len(kept)), RIDGE,
-    )
-    sizes = [len(layer.outputs) for layer in group]
-    for layer, weight in zip(group, fitted.split(sizes), strict=True):
-        _inputs(layer.after)[layer.outputs[:, None], layer.inputs] = weight
-    if shifted is not None:
-        for layer, values in zip(group, shifted.split(sizes), strict=True):
-            layer.after.bias[layer.outputs] = values

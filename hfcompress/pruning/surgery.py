@@ -192,7 +192,7 @@ def narrow_norm(norm: torch.nn.Module, kept: torch.Tensor) -> None:
         }
         narrow._forward_hooks = OrderedDict()  # noqa: SLF001 - it would call this function again
         if hasattr(narrow, "normalized_shape"):
-            narrow.normalized_shape = (len(kept),)
+            vars(narrow)["normalized_shape"] = (len(kept),)
         widened = torch.zeros_like(output)
         widened[..., kept] = narrow(arguments[0][..., kept])
         return widened
