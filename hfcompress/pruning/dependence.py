@@ -25,7 +25,7 @@ from hfcompress.errors import CheckpointError
 from hfcompress.probes import find_probes
 from hfcompress.pruning.attention import attention_couplings
 from hfcompress.pruning.config_surgery import Edit
-from hfcompress.pruning.coupling import Coupling, Member, layer_parameters
+from hfcompress.pruning.coupling import Coupling, Member, enclosing_stack, layer_parameters
 from hfcompress.pruning.graph import feed_forward_couplings, zero_twin
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ class Source:
     probed: frozenset[str]
     heads: Mapping[str, Coupling]
     hidden: tuple[Coupling, ...]
-    between: frozenset[str]
-    """Parameters that belong to no tower."""
+    prefixes: tuple[str, ...]
+    """What the names of each tower's parameters begin with."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def source_of(config: PretrainedConfig) -> Source:
         frozenset(probe.module for probe in find_probes(twin)),
         _heads(model),
         feed_forward_couplings(model, twin),
-        frozenset(name for name in shapes_of(model) if not any(name.startswith(prefix) for prefix in inside)),
+        tuple(inside),
     )
 
 
@@ -284,7 +284,7 @@ def _head_fields(
     groups = [tuple(group) for group in lists.values()]
     pairs = [one + other for one, other in itertools.combinations(groups, 2) if one[0].part == other[0].part]
     chosen: tuple[Slot, ...] = ()
-    right = _right_heads(source, doubled, tied)
+    right = 0
     for group in (*groups, *pairs):
         if right == len(tied):
             break
@@ -344,9 +344,15 @@ def _require_runs(source: Source, wide: PreTrainedModel, fields: tuple[Slot, ...
     # the parts were run one by one, so nothing has shown whether what joins them still fits
     width = fields[0].value
     after = shapes_of(wide)
-    for name in source.between:
+    modules = dict(source.model.named_modules())
+    towers = [[name for name in after if name.startswith(prefix)] for prefix in source.prefixes]
+    grown = {name for names in towers if _most(after[name] != source.shapes[name] for name in names) for name in names}
+    for name in after.keys() - grown:
+        # inside of another tower only a linear map can hand over what it gives, and one that is in no block
+        if any(name.startswith(prefix) for prefix in source.prefixes) and len(after[name]) != 2:  # noqa: PLR2004
+            continue
         for before, now in zip(source.shapes[name], after[name], strict=True):
-            if before == width == now:
+            if before == width == now and enclosing_stack(name, modules) is None:
                 msg = f"{name} has a dimension of {width} that does not follow {named(fields)}"
                 raise Unfit(msg)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hfcompress.errors import ProofError, PruningError
-from hfcompress.probes import find_probes
+from hfcompress.probes import Probe, find_probes
 from hfcompress.pruning.compensation import complement
 from hfcompress.pruning.coupling import layer_parameters
 from hfcompress.pruning.importance import UnitStatistics
@@ -30,7 +30,7 @@ from hfcompress.pruning.surgery import (
 from hfcompress.registry import IMPORTANCES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor
     from transformers import PreTrainedModel
@@ -109,10 +109,24 @@ def apply_width(
     return Narrowed(state, masked, channels, heads)
 
 
-def prove_width(narrowed: Narrowed, pruned: PreTrainedModel, plan: WidthPlan, seed: int = 0) -> float:
+def prove_width(
+    narrowed: Narrowed,
+    pruned: PreTrainedModel,
+    plan: WidthPlan,
+    batch: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> float:
     """Return the largest difference between the narrower and the masked model, relative to the scale of the output.
 
     Where an output is as wide as the residual stream, the channels that stay are compared.
+
+    Args:
+        narrowed: What `apply_width` gave.
+        pruned: The model that was rebuilt from its state and the configuration of the plan.
+        plan: The plan.
+        batch: Calibration inputs of the whole model, compared as well: inputs that are made from a configuration run
+            some models only part by part, and then nothing shows that the parts still fit together.
+        seed: Seeds the inputs that are made.
 
     Raises:
         ProofError: The models differ.
@@ -128,6 +142,7 @@ def prove_width(narrowed: Narrowed, pruned: PreTrainedModel, plan: WidthPlan, se
         return tensor
 
     probes = find_probes(narrowed.masked, seed=seed)
+    joint = [] if batch is None else [Probe("", dict(batch))]
     here = {probe.module: probe.inputs for probe in find_probes(pruned, seed=seed)}
     if missing := [probe.module for probe in probes if probe.module not in here]:
         msg = f"the narrower model no longer runs where the original does ({missing[0] or 'as a whole'})"
@@ -142,16 +157,22 @@ def prove_width(narrowed: Narrowed, pruned: PreTrainedModel, plan: WidthPlan, se
         )
         for probe in probes
     ]
-    got = run(pruned, narrower)
-    expected = {
-        name: narrow(output, got[name].shape) if name in got else output
-        for name, output in run(narrowed.masked, probes).items()
-    }
-    try:
-        return compare_outputs(expected, got)
-    except ProofError as error:
-        msg = f"{error}; something in this model depends on its width beyond its weights, such as a scale of √width"
-        raise ProofError(msg) from error
+    largest = 0.0
+    for one, other in ((probes, narrower), (joint, joint)):
+        expected = run(narrowed.masked, one)
+        try:
+            got = run(pruned, other)
+            kept = {
+                name: narrow(output, got[name].shape) if name in got else output for name, output in expected.items()
+            }
+            largest = max(largest, compare_outputs(kept, got))
+        except (RuntimeError, ValueError) as error:
+            msg = f"the narrower model does not run where the original does: {error}"
+            raise ProofError(msg) from error
+        except ProofError as error:
+            msg = f"{error}; something in this model depends on its width beyond its weights, such as a scale of √width"
+            raise ProofError(msg) from error
+    return largest
 
 
 def _gone(plan: WidthPlan, channels: Tensor, removals: list[Removal]) -> dict[tuple[str, int], Tensor]:
