@@ -30,6 +30,7 @@ __all__ = [
     "consumer_weight",
     "layer_matrix",
     "mask",
+    "narrow_norm",
     "parameter_matrix",
     "rebuild",
     "removed_channels",
@@ -178,11 +179,11 @@ def mask(model: PreTrainedModel, removals: Iterable[Removal]) -> None:
                     model.get_parameter(f"{member.module}.bias")[channels] = 0.0
         else:
             for member in removal.coupling.carriers:
-                _narrow(model.get_submodule(member.module), member.channels(removal.kept).flatten())
+                narrow_norm(model.get_submodule(member.module), member.channels(removal.kept).flatten())
 
 
-def _narrow(norm: torch.nn.Module, kept: torch.Tensor) -> None:
-    """Make a normalisation take its statistics from the kept channels alone."""
+def narrow_norm(norm: torch.nn.Module, kept: torch.Tensor) -> None:
+    """Make a normalisation take its statistics from the kept channels alone, and give zeros for the others."""
 
     def narrowed(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         narrow = copy.copy(module)
@@ -192,7 +193,7 @@ def _narrow(norm: torch.nn.Module, kept: torch.Tensor) -> None:
         }
         narrow._forward_hooks = OrderedDict()  # noqa: SLF001 - it would call this function again
         if hasattr(narrow, "normalized_shape"):
-            narrow.normalized_shape = (len(kept),)
+            vars(narrow)["normalized_shape"] = (len(kept),)
         widened = torch.zeros_like(output)
         widened[..., kept] = narrow(arguments[0][..., kept])
         return widened
