@@ -10,7 +10,6 @@ from hfcompress.errors import HfcompressError
 from hfcompress.extras import EXTRAS, require_extra
 from hfcompress.hub import resolve_model
 from hfcompress.pruning.plan import plan_pruning, tower_couplings
-from hfcompress.pruning.step import TowerRatios
 from hfcompress.registry import RUNTIMES
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from hfcompress.anatomy import Tower
-    from hfcompress.pruning.graph import Coupling
+    from hfcompress.pruning.coupling import Coupling
 
 __all__ = ["Anatomy", "AxisRecord", "RuntimeRecord", "TowerRecord", "inspect"]
 
@@ -115,7 +114,7 @@ def _feed_forward(
     if not sizes:
         return AxisRecord("ffn", (), obstacle=obstacle or "no feed-forward layer was found")
     try:
-        trial = plan_pruning(config, {tower.name: TowerRatios(ffn=_TRIAL_RATIO)}, multiple_of=1)
+        trial = plan_pruning(config, {tower.name: {"ffn": _TRIAL_RATIO}}, multiple_of=1)
     except HfcompressError as error:
         return AxisRecord("ffn", sizes, obstacle=str(error))
     return AxisRecord("ffn", sizes, tuple(str(edit) for edit in trial.edits))

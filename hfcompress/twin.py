@@ -77,7 +77,7 @@ class SkippedProducts(TorchFunctionMode):
         super().__init__()
         self._is_counted = is_counted
 
-    def __torch_function__(
+    def __torch_function__(  # noqa: D105 - torch's own protocol
         self,
         func: Any,  # noqa: ANN401 - whatever torch calls
         types: Any,  # noqa: ANN401

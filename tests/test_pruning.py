@@ -12,12 +12,14 @@ from hfcompress.anatomy import load_config, load_model, meta_model
 from hfcompress.contracts import Checkpoint, Forecast, Rows, StepContext
 from hfcompress.errors import CheckpointError, DataError, ProofError, PruningError
 from hfcompress.probes import find_probes
+from hfcompress.pruning.axes import Axis
 from hfcompress.pruning.plan import kept_units, plan_pruning, tower_couplings
 from hfcompress.pruning.step import Prune, PruneOptions, TowerRatios
 from hfcompress.pruning.surgery import compare_outputs, mask, rebuild, run, slice_state
 
 MODEL = Path("recipes/quickstart/clip-digits")
 HALF = {"all": TowerRatios(ffn=0.5)}
+HALF_OF_ALL: dict[str, dict[Axis, float]] = {"all": {"ffn": 0.5}}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def test_source_is_left_as_it_is() -> None:
     """Planning does not edit the configuration that it is given."""
     config = load_config(MODEL)
     before = config.to_dict()
-    plan_pruning(config, HALF, 8)
+    plan_pruning(config, HALF_OF_ALL, 8)
     assert config.to_dict() == before
 
 
@@ -142,19 +144,19 @@ def test_rows_without_a_column(tmp_path: Path, rows: Rows) -> None:
 def test_unknown_tower() -> None:
     """A tower that the model lacks is refused with the nearest name."""
     with pytest.raises(CheckpointError, match=r"no tower 'visoin'.*did you mean 'vision'"):
-        plan_pruning(load_config(MODEL), {"visoin": TowerRatios(ffn=0.5)}, 8)
+        plan_pruning(load_config(MODEL), {"visoin": {"ffn": 0.5}}, 8)
 
 
 def test_nothing_to_remove() -> None:
     """Ratios that remove nothing are refused."""
     with pytest.raises(PruningError, match="nothing would be removed"):
-        plan_pruning(load_config(MODEL), {"all": TowerRatios(ffn=0.001)}, 8)
+        plan_pruning(load_config(MODEL), {"all": {"ffn": 0.001}}, 8)
 
 
 def test_proof_notices_wrong_units() -> None:
     """A model that was sliced at other units than were masked does not pass."""
     model = load_model(MODEL)
-    plan = plan_pruning(model.config, HALF, 8)
+    plan = plan_pruning(model.config, HALF_OF_ALL, 8)
     first = plan.removals(plan.first_units)
     last = plan.removals([torch.arange(cut.size - cut.keep, cut.size) for cut in plan.cuts])
     probes = find_probes(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -11,7 +12,7 @@ import torch
 from hfcompress.errors import PruningError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -102,7 +103,7 @@ def by_threshold(
     settled = [_rounded(cut, cut.size - count, multiple_of) for cut, count in zip(cuts, gone, strict=True)]
     if all(cut.keep == cut.size for cut in settled):
         msg = (
-            f"below the threshold {threshold:g} there are at least {min(below)} and at most {max(below)} units a layer, "
+            f"below the threshold {threshold:g} are at least {min(below)} and at most {max(below)} units a layer, "
             f"too few in some layer to remove any alike (multiple_of: {multiple_of}); raise it, or say `allocation: "
             f"global`"
         )
@@ -177,7 +178,7 @@ def _hull(curve: Sequence[tuple[float, float]]) -> list[tuple[tuple[float, float
         while len(points) > 1 and _slope(points[-2], point) <= _slope(points[-2], points[-1]):
             points.pop()
         points.append(point)
-    return list(zip(points, points[1:], strict=False))
+    return list(itertools.pairwise(points))
 
 
 def _slope(start: tuple[float, float], stop: tuple[float, float]) -> float:

@@ -10,6 +10,7 @@ the columns of tables of relative position biases.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -165,11 +166,11 @@ class _Trace(TorchFunctionMode):
 
     def __torch_function__(
         self,
-        func: Any,
-        types: Any,
+        func: Any,  # noqa: ANN401 - whatever torch calls
+        types: Any,  # noqa: ANN401
         args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401 - whatever torch gives
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
         del types
         kwargs = kwargs or {}
         if func is torch.nn.functional.linear and self._is_cut:
@@ -201,8 +202,11 @@ class _Trace(TorchFunctionMode):
     def _reads(self, name: str) -> Callable[[torch.nn.Module, tuple[Any, ...]], None]:
         def hear(_: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
             self._is_cut = True
+            self._before, self._cuts_norm = None, False
             given = arguments[0] if arguments else None
-            leaves = _leaves(given) if isinstance(given, torch.Tensor) and given.grad_fn is not None else []
+            if not isinstance(given, torch.Tensor) or given.grad_fn is None:
+                return
+            leaves = _leaves(given)
             attentions = [self._attentions[id(leaf)] for leaf in leaves if id(leaf) in self._attentions]
             for attention in attentions:
                 attention.readers.append((name, given))
@@ -239,9 +243,8 @@ class _Trace(TorchFunctionMode):
     def kind(self, attention: _Attention, reader: str, given: Tensor) -> tuple[Hashable, str]:
         """Return what an attention is made of, the same for all that are built alike, and the module that holds it."""
         leaves = {id(leaf): leaf for leaf in (*_leaves(attention.scores), *_leaves(given))}
-        names = sorted(
-            self._layers[key].name if key in self._layers else self._parameters.get(key, "") for key in leaves
-        )
+        named = (self._layers[key].name if key in self._layers else self._parameters.get(key) for key in leaves)
+        names = sorted(name for name in named if name)
         container = common_module([reader, *(name for name in names if self._is_map(name))])
         inside = [name.removeprefix(f"{container}.") for name in (reader, *names)]
         shapes = tuple(
@@ -397,7 +400,7 @@ def _units(patterns: list[Tensor]) -> Tensor | None:
         joined = _joined(joined, joined)
     units = joined.unique(dim=0)
     order = _joined(units, patterns[0]).double().argmax(dim=1).argsort()
-    return units[order] if 1 < len(units) and len(set(units.sum(dim=1).tolist())) == 1 else None
+    return units[order] if len(units) > 1 and len(set(units.sum(dim=1).tolist())) == 1 else None
 
 
 def _spans(channels: Tensor) -> Spans | None:
@@ -416,7 +419,7 @@ def _spans(channels: Tensor) -> Spans | None:
     spans = []
     for firsts, lasts in zip(zip(*starts, strict=True), zip(*stops, strict=True), strict=True):
         widths = {last - first for first, last in zip(firsts, lasts, strict=True)}
-        strides = {after - before for before, after in zip(firsts, firsts[1:], strict=False)}
+        strides = {after - before for before, after in itertools.pairwise(firsts)}
         if len(widths) != 1 or len(strides) != 1:
             return None
         spans.append((firsts[0], widths.pop(), strides.pop()))

@@ -26,7 +26,8 @@ from hfcompress.probes import find_probes
 from hfcompress.pruning.attention import attention_couplings
 from hfcompress.pruning.config_surgery import Edit
 from hfcompress.pruning.coupling import Coupling, Member, enclosing_stack, layer_parameters
-from hfcompress.pruning.graph import feed_forward_couplings, zero_twin
+from hfcompress.pruning.graph import feed_forward_couplings
+from hfcompress.twin import zero_twin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

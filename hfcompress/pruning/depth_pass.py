@@ -71,7 +71,7 @@ class DepthPass(Pass):
     def plan(self, config: PretrainedConfig) -> Outcome:
         """Settle how many blocks go; which ones is settled on the weights."""
         model = meta_model(config)
-        return self._outcome(config, model, self._shortenings(config, model, _last_blocks))
+        return self._outcome(config, model, *self._shortenings(config, model, _last_blocks))
 
     def apply(self, model: PreTrainedModel, bench: Workbench) -> Pruned:
         """Choose the blocks that change the outputs least, and build the model without them."""
@@ -85,12 +85,12 @@ class DepthPass(Pass):
             return kept
 
         meta = meta_model(config)
-        planned = self._shortenings(config, meta, _last_blocks)
+        planned, asked = self._shortenings(config, meta, _last_blocks)
         chosen = [
             _Shortening(one.tower, one.stack, choose(one.stack, len(one.gone)))
             for one in bench.progress.track(planned, len(planned), "stacks")
         ]
-        outcome = self._outcome(config, meta, chosen)
+        outcome = self._outcome(config, meta, chosen, asked)
         probes = find_probes(model, seed=bench.seed)
         state = model.state_dict()
         for one in chosen:
@@ -100,8 +100,8 @@ class DepthPass(Pass):
 
     def _shortenings(
         self, config: PretrainedConfig, model: PreTrainedModel, choose: Callable[..., tuple[int, ...]]
-    ) -> list[_Shortening]:
-        """Return what goes from each tower.
+    ) -> tuple[list[_Shortening], list[_Shortening]]:
+        """Return what goes from each tower, and what was asked for.
 
         Raises:
             PruningError: A tower has no blocks that can go, or nothing would be removed.
@@ -121,7 +121,8 @@ class DepthPass(Pass):
             sizes = ", ".join(f"{tower.name} {stack.size}" for tower, stacks in towers.items() for stack in stacks)
             msg = f"no block would be removed: these ratios are less than one block of any stack ({sizes})"
             raise PruningError(msg)
-        return self._possible(config, model, found)
+        asked = [one for some in found.values() for one in some]
+        return self._possible(config, model, found), asked
 
     def _possible(
         self, config: PretrainedConfig, model: PreTrainedModel, found: Mapping[str, Sequence[_Shortening]]
@@ -141,7 +142,13 @@ class DepthPass(Pass):
             self._outcome(config, model, everything)
         return everything
 
-    def _outcome(self, config: PretrainedConfig, model: PreTrainedModel, shortened: Sequence[_Shortening]) -> Outcome:
+    def _outcome(
+        self,
+        config: PretrainedConfig,
+        model: PreTrainedModel,
+        shortened: Sequence[_Shortening],
+        asked: Sequence[_Shortening] = (),
+    ) -> Outcome:
         """Find the configuration that says what stays.
 
         Raises:
@@ -166,10 +173,15 @@ class DepthPass(Pass):
             modules = drop_blocks(modules, one.stack, one.kept)
         final = fit.config if earlier is None else with_record(fit.config, NarrowRecord(modules=modules))
         removed = _count(kept_names) - _count(left)
+        done = {one.tower for one in shortened}
         changes = tuple(
             f"{one.tower}: {one.stack.size} → {len(one.kept)} {AXIS_UNITS['layers']}"
             + (f" in {one.stack.name}" if sum(other.tower == one.tower for other in shortened) > 1 else "")
             for one in shortened
+        ) + tuple(
+            f"{name}: left as deep as it is, for no stock configuration can say it shorter"
+            for name in dict.fromkeys(one.tower for one in asked)
+            if name not in done
         )
         return Outcome(final, removed, changes, fit.edits)
 

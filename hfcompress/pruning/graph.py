@@ -8,15 +8,14 @@ nothing but pointwise operations in between: no attention product, no embedding,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch_pruning
 from torch_pruning import ops
-from transformers.pytorch_utils import Conv1D
 
-from hfcompress.twin import SkippedProducts, probes_of
 from hfcompress.pruning.coupling import Coupling, Member, enclosing_stack, layer_parameters, siblings
+from hfcompress.twin import SkippedProducts, probes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -13,9 +13,9 @@ from typing import TypeAlias
 
 import torch
 
+from hfcompress.pruning import scores
 from hfcompress.pruning.compensation import centre
 from hfcompress.pruning.obs import greedy_obs
-from hfcompress.pruning import scores
 from hfcompress.pruning.scores import activation_norm, gradient_norm
 
 __all__ = ["RIDGE", "Importance", "UnitStatistics", "activation", "gradient", "magnitude", "obs", "random", "taylor"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfcompress.contracts import Json, Progress
@@ -41,7 +42,7 @@ class Pruned:
     Attributes:
         model: The model.
         outcome: What the pass did.
-        difference: Largest difference between any output of it and of the masked source, relative to the output's scale.
+        difference: Largest difference of any output from that of the masked source, relative to the output's scale.
         detail: What the report keeps beside.
     """
 

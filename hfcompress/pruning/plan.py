@@ -12,8 +12,8 @@ from hfcompress.anatomy import Tower, find_towers, meta_model, select_towers, sh
 from hfcompress.errors import PruningError
 from hfcompress.narrow_layers import NARROW_CLASSES
 from hfcompress.narrowing import record_in, with_record
-from hfcompress.pruning.axes import AXIS_UNITS
 from hfcompress.pruning.attention import attention_couplings
+from hfcompress.pruning.axes import AXIS_UNITS
 from hfcompress.pruning.config_surgery import fit_config
 from hfcompress.pruning.coupling import enclosing_stack
 from hfcompress.pruning.graph import feed_forward_couplings
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from hfcompress.pruning.config_surgery import Edit, Fit
     from hfcompress.narrowing import NarrowRecord
     from hfcompress.pruning.axes import Axis
+    from hfcompress.pruning.config_surgery import Edit, Fit
     from hfcompress.pruning.coupling import Coupling
 
 __all__ = ["Cut", "PruningPlan", "find_cuts", "fit_cuts", "kept_units", "plan_pruning", "tower_couplings"]
@@ -160,6 +160,17 @@ def tower_couplings(model: PreTrainedModel) -> dict[Tower, tuple[Coupling, ...]]
 
 def _couplings(model: PreTrainedModel) -> list[Coupling]:
     """Return the units of every axis, in the order of the modules that produce them."""
+    described = f"{type(model).__name__} {model.config.to_json_string(use_diff=False)}"
+    if described not in _FOUND:
+        _FOUND[described] = _trace(model)
+    return _FOUND[described]
+
+
+_FOUND: dict[str, list[Coupling]] = {}
+"""Class and configuration of a model → its couplings: names and numbers, which the same model has again and again."""
+
+
+def _trace(model: PreTrainedModel) -> list[Coupling]:
     twin = zero_twin(model)
     found = (*feed_forward_couplings(model, twin), *attention_couplings(model, twin))
     modules = dict(model.named_modules())

@@ -107,7 +107,12 @@ class _Layer:
 
 
 def refit_layers(
-    model: PreTrainedModel, masked: PreTrainedModel, gone: Mapping[tuple[str, int], Tensor], batches: Batches
+    model: PreTrainedModel,
+    masked: PreTrainedModel,
+    gone: Mapping[tuple[str, int], Tensor],
+    batches: Batches,
+    *,
+    only_biases: bool = False,
 ) -> None:
     """Refit every linear layer that lost inputs or outputs, in the order of the forward pass, in place.
 
@@ -118,6 +123,7 @@ def refit_layers(
         masked: The original with what goes silenced; its layers are refitted.
         gone: Parameter and dimension → indices that go.
         batches: Calibration inputs, gone through once for each group of layers that read the same tensor.
+        only_biases: Leave the weights, and fold the mean of what goes into the biases.
     """
     layers: dict[str, _Layer] = {}
     owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
@@ -138,11 +144,18 @@ def refit_layers(
                 outputs,
             )
     for group in _groups(model, list(layers), next(iter(batches))):
-        _refit_group(model, masked, [layers[name] for name in group], batches)
+        _refit_group(model, masked, [layers[name] for name in group], batches, only_biases=only_biases)
 
 
 @torch.no_grad()
-def _refit_group(model: PreTrainedModel, masked: PreTrainedModel, group: Sequence[_Layer], batches: Batches) -> None:
+def _refit_group(
+    model: PreTrainedModel,
+    masked: PreTrainedModel,
+    group: Sequence[_Layer],
+    batches: Batches,
+    *,
+    only_biases: bool,
+) -> None:
     """Refit the layers that read the same tensor."""
     first = group[0]
     kept = first.inputs
@@ -162,15 +175,19 @@ def _refit_group(model: PreTrainedModel, masked: PreTrainedModel, group: Sequenc
         change[:, kept] -= after[:, kept]
         accumulated.add(torch.cat([after[:, kept], change if by_input else change @ weights.T], dim=1))
     error = weights if by_input else torch.eye(len(weights))
-    fitted, shifted = least_squares(
-        torch.cat([weights[:, kept], error], dim=1),
-        bias,
-        accumulated.covariance,
-        accumulated.total,
-        accumulated.count,
-        torch.arange(len(kept)),
-        RIDGE,
-    )
+    if only_biases:
+        mean = accumulated.total[len(kept) :] / accumulated.count
+        fitted, shifted = weights[:, kept], None if bias is None else bias + (error.double() @ mean).to(bias.dtype)
+    else:
+        fitted, shifted = least_squares(
+            torch.cat([weights[:, kept], error], dim=1),
+            bias,
+            accumulated.covariance,
+            accumulated.total,
+            accumulated.count,
+            torch.arange(len(kept)),
+            RIDGE,
+        )
     sizes = [len(layer.outputs) for layer in group]
     for layer, weight in zip(group, fitted.split(sizes), strict=True):
         matrix_of(layer.after)[layer.outputs[:, None], layer.inputs] = weight

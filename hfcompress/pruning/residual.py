@@ -83,15 +83,15 @@ def apply_width(
         importance: Name of the importance: "magnitude" and "random" as they are; any other scores heads by itself, and
             channels by the activations that reach the layers which read them.
         compensate: "none", or "least_squares": each linear layer of the tower is refitted on what it gets now, towards
-            what it gave in the original, one after the other.
+            what it gave in the original, one after the other; or "bias": its bias alone is.
         batches: Calibration inputs of the model, gone through many times; `None` where there are none.
         generator: Source of randomness.
 
     Raises:
-        PruningError: Compensation is asked for without calibration rows, or by a name that this axis does not have.
+        PruningError: Compensation is asked for without calibration rows.
     """
-    if compensate not in {"none", "least_squares"} or (batches is None and compensate != "none"):
-        msg = f"`compensate: {compensate}` is not possible for the width{' without calibration' * (batches is None)}"
+    if batches is None and compensate != "none":
+        msg = f"`compensate: {compensate}` is not possible without calibration rows"
         raise PruningError(msg)
     scores = _channel_scores(model, plan, importance, batches, generator)
     channels = scores.topk(plan.keep).indices.sort().values
@@ -100,8 +100,8 @@ def apply_width(
     gone = _gone(plan, channels, removals)
     masked = copy.deepcopy(model)
     _silence(masked, plan, channels, removals)
-    if compensate == "least_squares" and batches is not None:
-        refit_layers(model, masked, gone, batches)
+    if compensate != "none" and batches is not None:
+        refit_layers(model, masked, gone, batches, only_biases=compensate == "bias")
     state = dict(masked.state_dict())
     for (name, dimension), indices in gone.items():
         kept = complement(indices, plan.shapes[name][dimension])

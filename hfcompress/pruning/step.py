@@ -41,10 +41,15 @@ class TowerRatios(Options):
     )
     heads: Ratio | None = Field(
         None,
-        description="Fraction of the attention heads of every block that is removed; where heads share keys and values, "
-        "whole groups go.",
+        description="Fraction of the attention heads of every block that is removed; where heads share keys and "
+        "values, whole groups go.",
     )
     layers: Ratio | None = Field(None, description="Fraction of the blocks that is removed, whole.")
+    width: Ratio | None = Field(
+        None,
+        description="Fraction of the channels of the residual stream that is removed, attention heads in step where "
+        "the configuration ties the two.",
+    )
 
     @model_validator(mode="after")
     def _names_an_axis(self) -> TowerRatios:
@@ -197,6 +202,7 @@ class Prune(Step):
         from hfcompress.pruning.depth_pass import DepthPass
         from hfcompress.pruning.selection import Method
         from hfcompress.pruning.units_pass import Allocation, Budget, UnitsPass
+        from hfcompress.pruning.width_pass import WidthPass
 
         options = self.options
         towers: dict[str, dict[Axis, float]] = {
@@ -204,7 +210,11 @@ class Prune(Step):
             for name, ratios in options.towers.items()
         }
         if blocks := _of_axes(towers, "layers"):
-            yield DepthPass({name: ratios["layers"] for name, ratios in blocks.items()})
+            yield DepthPass({name: some.get("layers", 0.0) for name, some in blocks.items()})
+        method = Method(options.chosen_importance, options.chosen_compensation, options.power)
+        if widths := _of_axes(towers, "width"):
+            ratios = {name: some.get("width", 0.0) for name, some in widths.items()}
+            yield WidthPass(ratios, method, options.multiple_of)
         if units := _of_axes(towers, "heads", "ffn"):
             budget = None
             if options.budget is not None:
@@ -212,7 +222,7 @@ class Prune(Step):
                 budget = Budget(cast("Literal['parameters', 'flops']", of), less)
             yield UnitsPass(
                 units,
-                Method(options.chosen_importance, options.chosen_compensation, options.power),
+                method,
                 Allocation(options.allocation, options.threshold, budget, options.multiple_of),
             )
 

@@ -116,7 +116,7 @@ def layer_matrix(model: PreTrainedModel, member: Member) -> torch.Tensor:
 
 
 def parameter_matrix(member: Member, weight: torch.Tensor) -> torch.Tensor:
-    """Return a view of a tensor in the shape of a layer's weight as (outputs, inputs), a convolution's taps as inputs."""
+    """Return a view of a tensor in a weight's shape as (outputs, inputs), a convolution's taps as inputs."""
     return weight.T if member.transposed else weight.flatten(1)
 
 

@@ -6,8 +6,6 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
 from hfcompress.anatomy import meta_model, shapes_of
 from hfcompress.errors import PruningError
 from hfcompress.probes import Probe, find_probes
@@ -32,10 +30,11 @@ from hfcompress.twin import count_flops, zero_twin
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import torch
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from hfcompress.contracts import Json, Progress
+    from hfcompress.contracts import Json
     from hfcompress.pruning.axes import Axis
     from hfcompress.pruning.passes import Workbench
     from hfcompress.pruning.plan import Cut, PruningPlan
