@@ -17,7 +17,7 @@ LAYERS = (
     {"narrowing"},
     {"extras", "environment", "yaml_text", "anatomy", "intervals", "loader"},
     {"yaml_source", "validation", "inputs", "probes", "hub"},
-    {"runtimes", "recipe_checks", "report"},
+    {"runtimes", "recipe_checks", "report", "twin"},
     {"pruning", "quantization", "evaluation", "benchmark", "recipe", "gates", "plots"},
     {"card", "schema", "data", "inspection"},
     {"artifact", "measure", "api"},
