@@ -8,6 +8,7 @@ import numpy as np
 import transformers
 from transformers import AutoProcessor
 
+from hfcompress.audio import waveform
 from hfcompress.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 _PIL_ONLY = {"use_fast": False} if transformers.__version__.startswith("4.") else {}
 """Version 5 of transformers chooses by what is installed, and warns of the argument."""
 
-__all__ = ["image_inputs", "load_processor", "possible_inputs", "row_inputs", "text_inputs"]
+_SHORT_TEXT = 128
+"""Tokens to which texts are padded at most."""
+
+__all__ = ["audio_inputs", "image_inputs", "load_processor", "possible_inputs", "row_inputs", "text_inputs"]
 
 
 def load_processor(path: Path) -> ProcessorMixin:
@@ -61,18 +65,40 @@ def text_inputs(
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Turn texts into the model's inputs: `input_ids` and `attention_mask`, int64 of shape (texts, tokens).
 
-    Texts are padded to the tokenizer's maximum, as the text towers of dual encoders were trained.
+    Texts are padded to the tokenizer's maximum where that is short, as the text towers of dual encoders were trained,
+    and to the longest of the batch where it is not. A tokenizer without a padding token pads with the end of the text.
     """
     tokenizer = processor.tokenizer
-    prepared = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="np")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    is_short = tokenizer.model_max_length <= _SHORT_TEXT
+    padding = "max_length" if is_short else "longest"
+    prepared = tokenizer(list(texts), padding=padding, truncation=True, return_tensors="np")
     return {name: np.asarray(values, dtype=np.int64) for name, values in prepared.items()}
 
 
+def audio_inputs(
+    processor: Any,  # noqa: ANN401 - whichever class the model has
+    sounds: Sequence[Mapping[str, Any]],
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Turn sounds into the model's inputs, as its feature extractor makes them (`input_features`, float32).
+
+    Raises:
+        DataError: A row holds no sound.
+    """
+    extractor = processor.feature_extractor
+    waves = [waveform(sound, extractor.sampling_rate) for sound in sounds]
+    prepared = extractor(waves, sampling_rate=extractor.sampling_rate, return_tensors="np")
+    return {name: np.asarray(values) for name, values in prepared.items()}
+
+
 def possible_inputs(processor: ProcessorMixin, rows: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray[Any, Any]]:
-    """Turn a column-wise batch of rows into every input that its columns `image` and `text` give."""
+    """Turn a column-wise batch of rows into every input that its columns `image`, `audio` and `text` give."""
     made: dict[str, np.ndarray[Any, Any]] = {}
     if "image" in rows and hasattr(processor, "image_processor"):
         made |= image_inputs(processor, rows["image"])
+    if "audio" in rows and hasattr(processor, "feature_extractor"):
+        made |= audio_inputs(processor, rows["audio"])
     if "text" in rows and hasattr(processor, "tokenizer"):
         made |= text_inputs(processor, rows["text"])
     return made

@@ -15,7 +15,7 @@ LAYERS = (
     {"contracts"},
     {"registry", "narrow_layers"},
     {"narrowing"},
-    {"extras", "environment", "yaml_text", "anatomy", "intervals", "loader"},
+    {"extras", "environment", "yaml_text", "anatomy", "intervals", "loader", "audio"},
     {"yaml_source", "validation", "inputs", "probes", "hub"},
     {"runtimes", "recipe_checks", "report", "twin"},
     {"pruning", "quantization", "evaluation", "benchmark", "recipe", "gates", "plots"},
