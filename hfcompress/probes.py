@@ -29,6 +29,7 @@ _SAMPLES = 4000
 """Length of a raw waveform, in samples."""
 _REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, AssertionError)
 """What models raise when inputs are not what they expect."""
+_CHANNELS = ("num_channels", "in_channels", "in_chans")
 _MODALITIES = (
     "input_ids",
     "pixel_values",
@@ -62,6 +63,8 @@ class _Wish:
     tokens: int
     names: frozenset[str]
     generator: torch.Generator
+    is_stem: bool = False
+    """Whether the module begins with a convolution over an image's channels."""
 
     def get(self, *names: str, default: Any = None) -> Any:  # noqa: ANN401 - values of configurations
         """Return the first of the fields that the configuration or one of its parts has."""
@@ -155,13 +158,15 @@ def _calls(
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the ways in which a module could be called, most usual first."""
     names = frozenset(inspect.signature(module.forward).parameters)
-    if not names & set(_MODALITIES):
+    is_stem = "hidden_states" in names and _begins_with_image(module, config)
+    modalities = {*_MODALITIES, "hidden_states"} if is_stem else set(_MODALITIES)
+    if not names & modalities:
         return
-    wish = _Wish(config, batch, tokens, names, torch.Generator().manual_seed(seed))
+    wish = _Wish(config, batch, tokens, names, torch.Generator().manual_seed(seed), is_stem)
     made = {name: list(maker(wish)) for name, maker in _MAKERS.items() if name in names}
     made = {name: shapes for name, shapes in made.items() if shapes}
     unmade = {name for name in names - made.keys() if name.startswith(("pixel_values", "input_features", "grid_thw"))}
-    if not made.keys() & set(_MODALITIES) or unmade - {"pixel_values_videos"}:
+    if not made.keys() & modalities or unmade - {"pixel_values_videos"}:
         return
     for choice in itertools.product(*made.values()):
         yield dict(zip(made, choice, strict=True))
@@ -191,7 +196,7 @@ def _token_ids(wish: _Wish) -> Iterator[Tensor]:
 
 
 def _images(wish: _Wish) -> Iterator[Tensor]:
-    channels = wish.get("num_channels", "in_channels", "in_chans", default=3)
+    channels = wish.get(*_CHANNELS, default=3)
     patch = wish.get("patch_size")
     if "spatial_shapes" in wish.names and isinstance(patch, int):
         yield wish.normal(wish.batch, 16, channels * patch * patch)
@@ -234,6 +239,20 @@ def _grid_patches(wish: _Wish) -> Iterator[Tensor]:
         yield wish.normal(side * side, channels * depth * patch * patch)
 
 
+def _unnamed(wish: _Wish) -> Iterator[Tensor]:
+    """What a tower calls hidden states though it is its input: patches of an image, or the image."""
+    yield from _grid_patches(wish)
+    if wish.is_stem and "grid_thw" not in wish.names:
+        yield from _images(wish)
+
+
+def _begins_with_image(module: torch.nn.Module, config: PretrainedConfig) -> bool:
+    """Whether the first layer with weights is a convolution that reads as many channels as images have."""
+    first = next((layer for layer in module.modules() if next(layer.parameters(recurse=False), None) is not None), None)
+    channels = next((getattr(config, name) for name in _CHANNELS if hasattr(config, name)), 3)
+    return isinstance(first, torch.nn.Conv2d) and first.in_channels == channels
+
+
 def _grid(wish: _Wish) -> Iterator[Tensor]:
     side = 4 * wish.get("spatial_merge_size", default=1)
     yield torch.tensor([[1, side, side]])
@@ -265,7 +284,7 @@ _MAKERS: dict[str, Maker] = {
     "is_longer": lambda wish: iter([torch.tensor([[True], [False]]).repeat(wish.batch, 1)[: wish.batch]]),
     "input_values": lambda wish: iter([wish.normal(wish.batch, _SAMPLES)]),
     "flattened_patches": _flattened_patches,
-    "hidden_states": _grid_patches,
+    "hidden_states": _unnamed,
     "grid_thw": _grid,
     "query_embeds": lambda wish: iter([wish.normal(wish.batch, 4, wish.get("hidden_size"))]),
     "encoder_hidden_states": _encoder_states,

@@ -78,6 +78,7 @@ class Calibration:
             if weights is not None and weights[index].shape != inputs.shape[:-1]:
                 msg = f"{layer} sees other rows than those that its weights were measured on; weigh the rows alike"
                 raise PruningError(msg)
+            inputs = inputs.movedim(1, -1) if isinstance(module, torch.nn.Conv2d) else inputs  # noqa: PLW2901
             accumulated.add(inputs.float(), None if weights is None else weights[index])
         if not torch.isfinite(accumulated.total).all():
             msg = f"the inputs of {layer} are not finite on the calibration rows"

@@ -33,10 +33,17 @@ _TILE = 512
 """Rows of a covariance that are computed at once, up to its diagonal; the other half is their mirror image."""
 
 
+_NOISE = 1e-13
+"""Share of a channel's second moment below which its variance is what rounding leaves of nothing."""
+
+
 class CovarianceAccumulator:
     """Sums Σ w x xᵀ, Σ w x and Σ w over rows x that come in batches, in float64.
 
     The weights w are one where none are given; then the sums are Σ x xᵀ, Σ x and the number of rows.
+
+    What is multiplied are the distances from the mean of the first batch, so that channels which hardly vary around a
+    large mean lose no digits.
 
     Rows are collected to chunks of a fixed size before they are multiplied, so that the speed does not depend on the
     size of the batches, nor the memory on their number: (chunk, channels) in float32 and one float64 matrix of
@@ -56,6 +63,7 @@ class CovarianceAccumulator:
         self._buffer = torch.empty(chunk, channels, dtype=torch.float64 if exact else torch.float32)
         self._roots = self._buffer.new_empty(chunk)
         self._filled = 0
+        self._shift: Tensor | None = None
 
     def add(self, rows: Tensor, weights: Tensor | None = None) -> None:
         """Add a batch of activations.
@@ -65,6 +73,10 @@ class CovarianceAccumulator:
             weights: How much each row counts, at least 0, of shape (...); `None` for one each. See `row_weights`.
         """
         rows = rows.detach().reshape(-1, rows.shape[-1])
+        if not len(rows):
+            return
+        shift = rows.mean(dim=0).to(self._buffer.dtype) if self._shift is None else self._shift
+        self._shift = shift
         weights = rows.new_ones(len(rows)) if weights is None else weights.detach().reshape(-1)
         self.count += float(weights.sum(dtype=torch.float64))
         while len(rows):
@@ -74,6 +86,7 @@ class CovarianceAccumulator:
             here = slice(self._filled, self._filled + len(taken))
             self._roots[here] = counted.to(self._roots.dtype).sqrt()
             self._buffer[here] = taken
+            self._buffer[here] -= shift
             self._buffer[here] *= self._roots[here, None]
             self._filled += len(taken)
             if self._filled == len(self._buffer):
@@ -85,13 +98,17 @@ class CovarianceAccumulator:
         self._flush()
         for rows in _tiles(len(self._covariance)):
             self._covariance[: rows.start, rows] = self._covariance[rows, : rows.start].T
-        return self._covariance
+        if self._shift is None:
+            return self._covariance
+        shift = self._shift.to(torch.float64)
+        left = torch.stack([shift, self._total + self.count * shift], dim=1)
+        return torch.addmm(self._covariance, left, torch.stack([self._total, shift]))
 
     @property
     def total(self) -> Tensor:
         """Σ x over all rows so far: (channels,), float64."""
         self._flush()
-        return self._total
+        return self._total if self._shift is None else self._total + self.count * self._shift.to(torch.float64)
 
     def _flush(self) -> None:
         """Add the collected rows to the sums."""
@@ -128,12 +145,18 @@ def row_weights(sensitivity: Tensor, floor: float = 0.05) -> Tensor:
 def centre(covariance: Tensor, total: Tensor, count: float) -> Tensor:
     """Return Σ (x - x̄)(x - x̄)ᵀ: what is left to explain once a free bias has absorbed the means.
 
+    It is exactly zero for channels that vary by no more than rounding does.
+
     Args:
         covariance: Σ x xᵀ, of shape (channels, channels), float64.
         total: Σ x, of shape (channels,), float64.
         count: Number of rows in both sums, or the sum of their weights; above 0.
     """
-    return covariance - torch.outer(total, _mean(total, count))
+    spread = covariance - torch.outer(total, _mean(total, count))
+    constant = spread.diagonal() <= _NOISE * covariance.diagonal()
+    spread[constant, :] = 0.0
+    spread[:, constant] = 0.0
+    return spread
 
 
 def damp(covariance: Tensor, ridge: float, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:

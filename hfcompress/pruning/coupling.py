@@ -118,8 +118,9 @@ def layer_parameters(layer: torch.nn.Module, role: Role) -> tuple[tuple[str, int
     transposed = isinstance(layer, (Conv1D, torch.nn.Embedding))
     if role == "consumes":
         return (("weight", 0 if transposed else 1),)
-    weight = ("weight", 1 if transposed else 0)
-    return (weight, ("bias", 0)) if getattr(layer, "bias", None) is not None else (weight,)
+    held = {*dict(layer.named_parameters(recurse=False)), *dict(layer.named_buffers(recurse=False))}
+    beside = tuple((name, 0) for name in ("bias", "running_mean", "running_var") if name in held)
+    return (("weight", 1 if transposed else 0), *beside)
 
 
 def enclosing_stack(name: str, modules: Mapping[str, torch.nn.Module]) -> str | None:

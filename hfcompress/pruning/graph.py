@@ -28,6 +28,8 @@ __all__ = ["feed_forward_couplings", "unreached_parts"]
 
 _MIXING = ("Bmm", "Softmax", "ScaledDotProduct", "Cumsum", "Sum", "Mean", "Embedding", "Index", "Convolution")
 """Autograd operations that mix channels, or tell that the channels are not a feed-forward layer's."""
+_CHANNELWISE = (torch.nn.BatchNorm2d,)
+"""Layers that treat every channel by itself."""
 _NORMS = (torch.nn.LayerNorm, torch.nn.RMSNorm)
 
 
@@ -94,7 +96,7 @@ def _traced(
     names = {module: prefix + name for name, module in root.named_modules() if name}
     taken: set[str] = set()
     for module, name in names.items():
-        if isinstance(module, torch.nn.Linear) and module in graph.module2node and name not in taken:
+        if _is_map(module) and module in graph.module2node and name not in taken:
             coupling = _coupling(graph, names, module, modules)
             if coupling is not None:
                 taken.update(member.module for member in coupling.producers)
@@ -121,23 +123,24 @@ def _differentiable(outputs: object) -> list[torch.Tensor]:
 def _coupling(
     graph: torch_pruning.DependencyGraph,
     names: Mapping[torch.nn.Module, str],
-    root: torch.nn.Linear,
+    root: torch.nn.Module,
     modules: Mapping[str, torch.nn.Module],
 ) -> Coupling | None:
     """Return what shares the outputs of `root`, or `None` where that is not a feed-forward layer."""
-    if _feeds_a_product(graph.module2node[root]):
+    node = graph.module2node[root]
+    if _feeds_a_product(node) or any(map(_is_pooling, node.inputs)):  # the latter is the gate of a squeeze
         return None
     first = _sharers(graph, names, root, 0)
     if first is None:
         return None
-    size = root.out_features // len(first[names[root], "produces"])
+    size = _outputs(root) // len(first[names[root], "produces"])
     last = _sharers(graph, names, root, size - 1)
     if last is None or first.keys() != last.keys():
         return None
     if any(tuple(index + size - 1 for index in first[side]) != last[side] for side in first):
         return None
     members = tuple(
-        Member(module, role, layer_parameters(modules[module], role), start)
+        Member(module, role, layer_parameters(modules[module], "produces" if role == "carries" else role), start)
         for (module, role), starts in first.items()
         for start in starts
     )
@@ -153,7 +156,7 @@ def _feeds_a_product(start: torch_pruning.dependency.Node) -> bool:
     waiting, seen = list(start.outputs), {start}
     while waiting:
         node = waiting.pop()
-        if node in seen or isinstance(node.module, (torch.nn.Linear, *_NORMS)):
+        if node in seen or isinstance(node.module, (torch.nn.Linear, torch.nn.Conv2d, *_NORMS, *_CHANNELWISE)):
             continue
         if not _pointwise(node):
             return True
@@ -163,20 +166,49 @@ def _feeds_a_product(start: torch_pruning.dependency.Node) -> bool:
 
 
 def _sharers(
-    graph: torch_pruning.DependencyGraph, names: Mapping[torch.nn.Module, str], root: torch.nn.Linear, channel: int
+    graph: torch_pruning.DependencyGraph, names: Mapping[torch.nn.Module, str], root: torch.nn.Module, channel: int
 ) -> dict[tuple[str, Role], tuple[int, ...]] | None:
     """Return (layer, role) → channels there, for one output channel of `root`; `None` where channels are mixed."""
     found: dict[tuple[str, Role], tuple[int, ...]] = {}
-    for dependency, channels in graph.get_pruning_group(root, torch_pruning.prune_linear_out_channels, idxs=[channel]):
+    is_linear = isinstance(root, torch.nn.Linear)
+    prune = torch_pruning.prune_linear_out_channels if is_linear else torch_pruning.prune_conv_out_channels
+    for dependency, channels in graph.get_pruning_group(root, prune, idxs=[channel]):
         layer = dependency.target.module
-        if isinstance(layer, torch.nn.Linear):
+        if _is_map(layer):
             role: Role = "produces" if graph.is_out_channel_pruning_fn(dependency.handler) else "consumes"
             found[names[layer], role] = tuple(sorted(channels))
-        elif isinstance(layer, _NORMS) and tuple(layer.weight.shape) == (root.out_features,):
+        elif _is_norm_of(layer, _outputs(root)) or (not is_linear and _is_channelwise(layer)):
             found[names[layer], "carries"] = tuple(sorted(channels))
+        elif not is_linear and _is_pooling(dependency.target):
+            continue  # over the places of an image, channel by channel
         elif not _pointwise(dependency.target):
             return None
     return found
+
+
+def _is_map(layer: torch.nn.Module) -> bool:
+    """Whether a layer multiplies the channels of each token, or of each place of an image, with a matrix."""
+    if isinstance(layer, torch.nn.Conv2d):
+        return layer.groups == 1 and set(layer.kernel_size) == {1}
+    return isinstance(layer, torch.nn.Linear)
+
+
+def _is_norm_of(layer: torch.nn.Module, channels: int) -> bool:
+    return isinstance(layer, _NORMS) and tuple(layer.weight.shape) == (channels,)
+
+
+def _is_channelwise(layer: torch.nn.Module) -> bool:
+    if isinstance(layer, torch.nn.Conv2d):
+        return layer.groups == layer.in_channels == layer.out_channels
+    return isinstance(layer, _CHANNELWISE)
+
+
+def _outputs(layer: torch.nn.Module) -> int:
+    return int(layer.get_parameter("weight").shape[0])
+
+
+def _is_pooling(node: torch_pruning.dependency.Node) -> bool:
+    return "Mean" in str(node.name) or "Pool" in str(node.name)
 
 
 def _pointwise(node: torch_pruning.dependency.Node) -> bool:

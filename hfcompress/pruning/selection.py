@@ -97,7 +97,10 @@ class Selection:
             scores = self._scores(seen, cut.size - cut.keep, generator)
             kept = scores.topk(cut.keep).indices.sort().values
             for removal, statistics in zip(cut.removals(kept), seen, strict=True):
-                self._compensate(removal, statistics)
+                for index, consumer in enumerate(removal.coupling.consumers):
+                    # another reader may see the units later: pooled, say, for the gate of a squeeze
+                    own = statistics if index == 0 else self._activations(statistics, removal.coupling, consumer)
+                    self._compensate(removal, consumer, own)
             chosen.append(kept)
         return chosen
 
@@ -136,23 +139,27 @@ class Selection:
 
             known = replace(known, gradients=sum(unit_rows(coupling, total), ()))
             known = replace(known, gradient_powers=sum(unit_rows(coupling, power), ()))
-        consumer = coupling.consumers[0]
+        return self._activations(known, coupling, coupling.consumers[0])
+
+    def _activations(self, known: UnitStatistics, coupling: Coupling, consumer: Member) -> UnitStatistics:
+        """Add what one of the layers that read the units sees of them."""
+        if self.calibration is None:
+            return known
         seen = self.calibration.covariance(consumer.module, self.weights.get(consumer.module))
         if not seen.count:
-            return known
+            return replace(known, covariance=None, total=None, count=0)
         here = consumer.channels(torch.arange(coupling.size)).flatten()
         return replace(known, covariance=seen.covariance[here][:, here], total=seen.total[here], count=seen.count)
 
-    def _compensate(self, removal: Removal, seen: UnitStatistics) -> None:
-        """Refit every layer that reads the units."""
+    def _compensate(self, removal: Removal, consumer: Member, seen: UnitStatistics) -> None:
+        """Refit a layer that reads the units."""
         if self.method.compensate == "none" or seen.covariance is None or seen.total is None:
             return
         kept = seen.channels[removal.kept].flatten()
-        for consumer in removal.coupling.consumers:
-            weight, bias = consumer_weight(self.model, consumer, removal.coupling.size)
-            if self.method.compensate == "bias":
-                shifted = None if bias is None else fold_mean(weight, bias, seen.total, seen.count, kept)
-                fitted = weight[:, kept]
-            else:
-                fitted, shifted = least_squares(weight, bias, seen.covariance, seen.total, seen.count, kept, RIDGE)
-            assign_consumer(self.model, consumer, removal, fitted, shifted)
+        weight, bias = consumer_weight(self.model, consumer, removal.coupling.size)
+        if self.method.compensate == "bias":
+            shifted = None if bias is None else fold_mean(weight, bias, seen.total, seen.count, kept)
+            fitted = weight[:, kept]
+        else:
+            fitted, shifted = least_squares(weight, bias, seen.covariance, seen.total, seen.count, kept, RIDGE)
+        assign_consumer(self.model, consumer, removal, fitted, shifted)

@@ -179,6 +179,8 @@ def mask(model: PreTrainedModel, removals: Iterable[Removal]) -> None:
                     model.get_parameter(f"{member.module}.bias")[channels] = 0.0
         else:
             for member in removal.coupling.carriers:
+                if isinstance(model.get_submodule(member.module), (torch.nn.BatchNorm2d, torch.nn.Conv2d)):
+                    continue  # channel by channel: nothing is mixed that would have to be kept apart
                 narrow_norm(model.get_submodule(member.module), member.channels(removal.kept).flatten())
 
 
