@@ -262,7 +262,7 @@ def select_towers(towers: Iterable[Tower], names: Iterable[str]) -> dict[str, To
         Tower name → tower, for each tower that some name covers.
 
     Raises:
-        CheckpointError: A name is not one of the model's towers.
+        CheckpointError: A name is not one of the model's towers, or `all` stands for none.
     """
     known = {tower.name: tower for tower in towers}
     wanted = list(names)
@@ -270,4 +270,7 @@ def select_towers(towers: Iterable[Tower], names: Iterable[str]) -> dict[str, To
         if name != "all" and name not in known:
             msg = f"there is no tower {name!r}{did_you_mean(name, known)}; this model has: {', '.join(known)}"
             raise CheckpointError(msg)
+    if "all" in wanted and known and known.keys() <= set(wanted):
+        msg = f"`all` covers no tower, for each is named: {', '.join(known)}; say there what goes of it"
+        raise CheckpointError(msg)
     return known if "all" in wanted else {name: known[name] for name in wanted}
