@@ -10,10 +10,8 @@ the columns of tables of relative position biases.
 
 from __future__ import annotations
 
-import itertools
-import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -27,6 +25,7 @@ from hfcompress.pruning.coupling import (
     siblings,
 )
 from hfcompress.pruning.graph import unreached_parts
+from hfcompress.pruning.head_patterns import head_units, joined_channels, leaves_of, over, spans_of, touched
 from hfcompress.twin import probes_of
 
 if TYPE_CHECKING:
@@ -44,8 +43,6 @@ _SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
 _LAYERS = (torch.nn.Linear, torch.nn.Embedding)
 _SIZES = range(3, 6)
 """Dimensions that attention scores can have."""
-Spans: TypeAlias = "tuple[tuple[int, int, int], ...]"
-"""Start, width and stride of each run of channels that the units have in a layer."""
 
 
 @dataclass(eq=False)
@@ -206,7 +203,7 @@ class _Trace(TorchFunctionMode):
             given = arguments[0] if arguments else None
             if not isinstance(given, torch.Tensor) or given.grad_fn is None:
                 return
-            leaves = _leaves(given)
+            leaves = leaves_of(given)
             attentions = [self._attentions[id(leaf)] for leaf in leaves if id(leaf) in self._attentions]
             for attention in attentions:
                 attention.readers.append((name, given))
@@ -242,7 +239,7 @@ class _Trace(TorchFunctionMode):
 
     def kind(self, attention: _Attention, reader: str, given: Tensor) -> tuple[Hashable, str]:
         """Return what an attention is made of, the same for all that are built alike, and the module that holds it."""
-        leaves = {id(leaf): leaf for leaf in (*_leaves(attention.scores), *_leaves(given))}
+        leaves = {id(leaf): leaf for leaf in (*leaves_of(attention.scores), *leaves_of(given))}
         named = (self._layers[key].name if key in self._layers else self._parameters.get(key) for key in leaves)
         names = sorted(name for name in named if name)
         container = common_module([reader, *(name for name in names if self._is_map(name))])
@@ -272,19 +269,19 @@ class _Trace(TorchFunctionMode):
         (read,) = torch.autograd.grad(given, probabilities, mixed, create_graph=True)
         if read.dim() == 3:  # noqa: PLR2004 - as above
             read = read.unflatten(0, (-1, heads))
-        sources = list({id(leaf): leaf for leaf in (*_leaves(scores), *_leaves(given))}.values())
+        sources = list({id(leaf): leaf for leaf in (*leaves_of(scores), *leaves_of(given))}.values())
         sources = [leaf for leaf in sources if leaf is not probabilities]
-        above = _touched(scores, sources, self._generator)
-        channels, *below = _touched(read, [mixed, *sources], self._generator)
+        above = touched(scores, sources, self._generator)
+        channels, *below = touched(read, [mixed, *sources], self._generator)
         patterns = [up | down for up, down in zip(above, below, strict=True)]
-        units = _units(
-            [_over(channels, -1), *(self._by_channel(*pair) for pair in zip(sources, patterns, strict=True))]
+        units = head_units(
+            [over(channels, -1), *(self._by_channel(*pair) for pair in zip(sources, patterns, strict=True))]
         )
         if units is None:
             return None
         members = list(self._members(sources, patterns, units))
         producers = [member for member in members if member.role == "produces"]
-        spans = _spans(_joined(units, _over(channels, -1)))
+        spans = spans_of(joined_channels(units, over(channels, -1)))
         if not producers or spans is None:
             return None
         if _is_norm(self._modules[reader]):
@@ -306,7 +303,7 @@ class _Trace(TorchFunctionMode):
 
     def _by_channel(self, leaf: Tensor, pattern: Tensor) -> Tensor:
         """Return which channels of a layer, or entries of a parameter, each head depends on: (heads, channels)."""
-        return _over(pattern, -1) if id(leaf) in self._layers else pattern.flatten(1)
+        return over(pattern, -1) if id(leaf) in self._layers else pattern.flatten(1)
 
     def _members(self, sources: list[Tensor], patterns: list[Tensor], units: Tensor) -> Iterator[Member]:
         """Yield the side of every layer and table that has channels of its own for each unit."""
@@ -315,7 +312,7 @@ class _Trace(TorchFunctionMode):
             if layer is None:
                 yield from self._table(leaf, pattern, units)
                 continue
-            for span in _spans(_joined(units, _over(pattern, -1))) or ():
+            for span in spans_of(joined_channels(units, over(pattern, -1))) or ():
                 module = self._modules[layer.name]
                 role: Role = "produces"
                 if isinstance(module, torch.nn.Embedding):
@@ -330,7 +327,7 @@ class _Trace(TorchFunctionMode):
         """Yield the dimension of a parameter along which the units lie, if there is one."""
         owner, _, name = self._parameters.get(id(leaf), "").rpartition(".")
         for dimension in range(pattern.dim() - 1):
-            spans = _spans(_joined(units, _over(pattern, dimension + 1)))
+            spans = spans_of(joined_channels(units, over(pattern, dimension + 1)))
             if name and spans is not None:
                 yield from (Member(owner, "follows", ((name, dimension),), *span) for span in spans)
                 return
@@ -339,88 +336,3 @@ class _Trace(TorchFunctionMode):
 def _is_norm(module: torch.nn.Module) -> bool:
     """Whether a module scales and shifts channels one by one after a normalisation, by what it is called."""
     return "Norm" in type(module).__name__ and all(weight.dim() == 1 for weight in module.parameters())
-
-
-def _leaves(tensor: Tensor) -> list[Tensor]:
-    """Return the leaves of autograd that a tensor was made from."""
-    waiting, seen, found = [tensor.grad_fn], set(), []
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.append(node.variable)
-        waiting += [following for following, _ in node.next_functions]
-    return found
-
-
-def _touched(outputs: Tensor, leaves: list[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """Return, for each leaf, which of its entries each head depends on: bool, of shape (heads, *leaf)."""
-    found = []
-    for head in outputs.unbind(-3):
-        weights = torch.randn(head.shape, generator=generator).to(head.dtype)
-        total = torch.where(head.isfinite(), head * weights, 0.0).sum()
-        found.append(torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True))
-    return [
-        torch.stack([torch.zeros_like(leaf) if one is None else one for one in gradients]) != 0
-        for leaf, gradients in zip(leaves, zip(*found, strict=True), strict=True)
-    ]
-
-
-def _over(pattern: Tensor, dimension: int) -> Tensor:
-    """Reduce a pattern of shape (heads, ...) to (heads, channels) with the channels of one dimension."""
-    return pattern.movedim(dimension, -1).flatten(1, -2).any(dim=1) if pattern.dim() > 2 else pattern  # noqa: PLR2004
-
-
-def _joined(units: Tensor, pattern: Tensor) -> Tensor:
-    """Return which channels each unit has, from those that each head has."""
-    return (units.double() @ pattern.double()) > 0
-
-
-def _units(patterns: list[Tensor]) -> Tensor | None:
-    """Group heads that share a channel of some layer, but not one that all heads share.
-
-    Args:
-        patterns: Which channels each head depends on, of shape (heads, channels); the first is that of the layer that
-            reads the heads, in which no channel may be shared.
-
-    Returns:
-        Bool tensor of shape (units, heads), in the order of the units' channels in the reading layer; `None` where
-        heads are mixed or there is only one unit.
-    """
-    heads = len(patterns[0])
-    joined = torch.eye(heads, dtype=torch.bool)
-    if not torch.equal(_joined(patterns[0], patterns[0].T), joined):
-        return None
-    for pattern in patterns[1:]:
-        own = pattern & ~pattern.all(dim=0)
-        joined |= _joined(own, own.T)
-    for _ in range(math.ceil(math.log2(heads))):
-        joined = _joined(joined, joined)
-    units = joined.unique(dim=0)
-    order = _joined(units, patterns[0]).double().argmax(dim=1).argsort()
-    return units[order] if len(units) > 1 and len(set(units.sum(dim=1).tolist())) == 1 else None
-
-
-def _spans(channels: Tensor) -> Spans | None:
-    """Return start, width and stride of each run of channels that the units have, if they are laid out regularly.
-
-    Args:
-        channels: Which channels each unit has, of shape (units, channels).
-    """
-    if bool((channels.sum(dim=0) > 1).any()) or not bool(channels.any(dim=1).all()):
-        return None
-    edges = torch.nn.functional.pad(channels.int(), (1, 1)).diff(dim=1)
-    starts = [(row == 1).nonzero().flatten().tolist() for row in edges]
-    stops = [(row == -1).nonzero().flatten().tolist() for row in edges]
-    if len({len(row) for row in starts}) != 1:
-        return None
-    spans = []
-    for firsts, lasts in zip(zip(*starts, strict=True), zip(*stops, strict=True), strict=True):
-        widths = {last - first for first, last in zip(firsts, lasts, strict=True)}
-        strides = {after - before for before, after in itertools.pairwise(firsts)}
-        if len(widths) != 1 or len(strides) != 1:
-            return None
-        spans.append((firsts[0], widths.pop(), strides.pop()))
-    return tuple(spans)
