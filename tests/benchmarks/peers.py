@@ -11,12 +11,12 @@ import torch_pruning
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
     from transformers import CLIPModel
 
-__all__ = ["PEERS", "feed_forward_sizes", "head_counts", "prune_with_peer"]
+__all__ = ["PEERS", "block_counts", "feed_forward_sizes", "head_counts", "prune_with_peer", "without_blocks"]
 
 PEERS = {
     "magnitude": torch_pruning.importance.GroupMagnitudeImportance,
@@ -26,16 +26,35 @@ PEERS = {
 
 def feed_forward_sizes(model: CLIPModel) -> dict[str, int]:
     """Return the name of each layer that produces feed-forward units → how many it produces."""
-    return {name: module.out_features for name, module in model.named_modules() if name.endswith(".fc1")}
+    return {name: len(module.weight) for name, module in model.named_modules() if name.endswith(".fc1")}
 
 
 def head_counts(model: CLIPModel) -> dict[str, int]:
     """Return the name of each attention → its number of heads, told from the shapes."""
     return {
-        name: module.q_proj.out_features // module.head_dim
+        name: len(module.q_proj.weight) // module.head_dim
         for name, module in model.named_modules()
         if name.endswith(".self_attn")
     }
+
+
+def block_counts(model: CLIPModel) -> dict[str, int]:
+    """Return the name of each list of blocks → how many there are."""
+    return {name: len(module) for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)}
+
+
+def without_blocks(model: CLIPModel, kept: Mapping[str, Sequence[int]]) -> CLIPModel:
+    """Return a copy of a model without some blocks, done by hand, for torch-pruning removes none.
+
+    Args:
+        model: The source.
+        kept: Name of a list of blocks, as `block_counts` gives it, → numbers of the blocks that stay.
+    """
+    pruned = copy.deepcopy(model).eval()
+    for name, numbers in kept.items():
+        blocks = pruned.get_submodule(name)
+        pruned.set_submodule(name, torch.nn.ModuleList(blocks[number] for number in numbers))
+    return pruned
 
 
 def contrastive_loss(logits_per_image: Tensor, positives: Tensor) -> Tensor:
