@@ -29,7 +29,16 @@ import hfcompress
 from hfcompress.errors import HfcompressError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from peers import PEERS, block_counts, feed_forward_sizes, head_counts, prune_with_peer, without_blocks
+from peers import (
+    PEERS,
+    block_counts,
+    feed_forward_sizes,
+    head_counts,
+    narrow_with_peer,
+    prune_with_peer,
+    residual_widths,
+    without_blocks,
+)
 from retrieval import THREADS, make_retrieval_checkpoint, retrieval_recall
 
 if TYPE_CHECKING:
@@ -52,6 +61,7 @@ SIZES: dict[Axis, Callable[[CLIPModel], dict[str, int]]] = {
     "ffn": feed_forward_sizes,
     "heads": head_counts,
     "layers": block_counts,
+    "width": residual_widths,
 }
 """What is counted where ours is compared with others: name of the module → how many it has."""
 
@@ -87,7 +97,7 @@ RATIOS: dict[Axis, tuple[float, ...]] = {
     "layers": (0.25, 0.5),
     "width": (0.25, 0.5),
 }
-MULTIPLE_OF: dict[Axis, int] = {"ffn": 8, "heads": 1, "layers": 1, "width": 8}
+MULTIPLE_OF: dict[Axis, int] = {"ffn": 8, "heads": 1, "layers": 1, "width": 4}
 OURS: dict[Axis, tuple[Way, ...]] = {
     "ffn": (
         _way("random"),
@@ -203,11 +213,11 @@ def results_of(subject: Subject, axes: tuple[Axis, ...], scratch: Path) -> Itera
         for ratio in RATIOS[axis]:
             for way in OURS[axis]:
                 yield _ours(subject, axis, ratio, way, scratch)
-            if axis in ("ffn", "heads"):
-                for peer in PEERS:
-                    yield _peer(subject, axis, ratio, peer, source, inputs)
-            elif axis == "layers":
+            if axis == "layers":
                 yield from _by_hand(subject, ratio, source)
+                continue
+            for peer in PEERS:
+                yield _peer(subject, axis, ratio, peer, source, inputs)
 
 
 def calibration_inputs(processor: ProcessorMixin, rows: Dataset) -> Mapping[str, Tensor]:
@@ -241,9 +251,8 @@ def _ours(subject: Subject, axis: Axis, ratio: float, way: Way, scratch: Path) -
         return Result(subject.name, axis, method, ratio, None, time.perf_counter() - started)
     seconds = time.perf_counter() - started
     model = AutoModel.from_pretrained(output)
-    if axis in SIZES:
-        is_uniform = way.options.get("allocation", "uniform") == "uniform"
-        _check_sizes(CLIPModel.from_pretrained(subject.folder), model, axis, ratio, is_uniform=is_uniform)
+    is_uniform = way.options.get("allocation", "uniform") == "uniform"
+    _check_sizes(CLIPModel.from_pretrained(subject.folder), model, axis, ratio, is_uniform=is_uniform)
     return Result(subject.name, axis, method, ratio, subject.measure(model), seconds)
 
 
@@ -281,7 +290,9 @@ def _peer(
     """Prune with torch-pruning to the sizes that ours leaves, and measure."""
     sizes = _sizes_to_keep(source, axis, ratio)
     started = time.perf_counter()
-    if axis == "heads":
+    if axis == "width":
+        pruned = narrow_with_peer(source, inputs, peer, ratio)
+    elif axis == "heads":
         pruned = prune_with_peer(source, inputs, peer, heads=sizes)
     else:
         pruned = prune_with_peer(source, inputs, peer, units=sizes)
