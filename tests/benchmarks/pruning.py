@@ -2,7 +2,9 @@
 
 Run it with `python tests/benchmarks/pruning.py --cache FOLDER`. It uses the quickstart checkpoint (top-1) and a
 retrieval checkpoint that it trains once (R@1, see `retrieval.py`), and for the cost a CLIP ViT-B/32 of random weights.
-Peers and we get the same calibration rows and leave the same number of units in every layer.
+Peers and we get the same calibration rows and leave the same number of units in every layer, but for the lines that say
+"global": they leave at least as many in each tower. No peer removes blocks, so ours stands beside blocks chosen at
+random and beside the last ones.
 """
 
 from __future__ import annotations
@@ -27,7 +29,16 @@ import hfcompress
 from hfcompress.errors import HfcompressError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from peers import PEERS, feed_forward_sizes, prune_with_peer
+from peers import (
+    PEERS,
+    block_counts,
+    feed_forward_sizes,
+    head_counts,
+    narrow_with_peer,
+    prune_with_peer,
+    residual_widths,
+    without_blocks,
+)
 from retrieval import THREADS, make_retrieval_checkpoint, retrieval_recall
 
 if TYPE_CHECKING:
@@ -40,23 +51,82 @@ __all__ = ["main"]
 
 logger = logging.getLogger("pruning")
 
-Axis = Literal["ffn"]
+Axis = Literal["ffn", "heads", "layers", "width"]
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart"
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEMPLATE = "a photo of the digit {}."
 
-RATIOS: dict[Axis, tuple[float, ...]] = {"ffn": (0.3, 0.5, 0.7, 0.9)}
-MULTIPLE_OF: dict[Axis, int] = {"ffn": 8}
-OURS: dict[Axis, tuple[tuple[str, str], ...]] = {
+SIZES: dict[Axis, Callable[[CLIPModel], dict[str, int]]] = {
+    "ffn": feed_forward_sizes,
+    "heads": head_counts,
+    "layers": block_counts,
+    "width": residual_widths,
+}
+"""What is counted where ours is compared with others: name of the module → how many it has."""
+
+DRAWS = 8
+"""How often blocks are chosen at random."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of pruning with hfcompress.
+
+    Attributes:
+        label: What the table calls it.
+        options: What a recipe would say.
+        is_calibrated: Whether it gets the calibration rows.
+    """
+
+    label: str
+    options: Mapping[str, str]
+    is_calibrated: bool = True
+
+
+def _way(importance: str, compensate: str = "none", allocation: str = "uniform") -> Way:
+    label = importance if compensate == "none" else f"{importance} + {compensate}"
+    if allocation != "uniform":
+        label = f"{label}, {allocation}"
+    return Way(label, {"importance": importance, "compensate": compensate, "allocation": allocation})
+
+
+RATIOS: dict[Axis, tuple[float, ...]] = {
+    "ffn": (0.3, 0.5, 0.7, 0.9),
+    "heads": (0.25, 0.5),
+    "layers": (0.25, 0.5),
+    "width": (0.25, 0.5),
+}
+MULTIPLE_OF: dict[Axis, int] = {"ffn": 8, "heads": 1, "layers": 1, "width": 4}
+OURS: dict[Axis, tuple[Way, ...]] = {
     "ffn": (
-        ("random", "none"),
-        ("magnitude", "none"),
-        ("activation", "none"),
-        ("obs", "none"),
-        ("magnitude", "least_squares"),
-        ("activation", "least_squares"),
-        ("obs", "least_squares"),
+        _way("random"),
+        _way("magnitude"),
+        _way("activation"),
+        _way("obs"),
+        _way("magnitude", "least_squares"),
+        _way("activation", "least_squares"),
+        _way("obs", "least_squares"),
+        _way("obs", "least_squares", "global"),
+    ),
+    "heads": (
+        _way("random"),
+        _way("magnitude"),
+        _way("activation"),
+        _way("taylor"),
+        _way("obs"),
+        _way("magnitude", "least_squares"),
+        _way("taylor", "least_squares"),
+        _way("obs", "least_squares"),
+    ),
+    "layers": (
+        Way("least influence, no rows", {}, is_calibrated=False),
+        Way("least change of the outputs", {}),
+    ),
+    "width": (
+        _way("magnitude"),
+        _way("magnitude", "least_squares"),
+        _way("obs", "least_squares"),
     ),
 }
 
@@ -141,8 +211,11 @@ def results_of(subject: Subject, axes: tuple[Axis, ...], scratch: Path) -> Itera
     yield Result(subject.name, "none", "source", 0.0, subject.measure(source), 0.0)
     for axis in axes:
         for ratio in RATIOS[axis]:
-            for importance, compensate in OURS[axis]:
-                yield _ours(subject, axis, ratio, importance, compensate, scratch)
+            for way in OURS[axis]:
+                yield _ours(subject, axis, ratio, way, scratch)
+            if axis == "layers":
+                yield from _by_hand(subject, ratio, source)
+                continue
             for peer in PEERS:
                 yield _peer(subject, axis, ratio, peer, source, inputs)
 
@@ -158,53 +231,93 @@ def kept(size: int, ratio: float, multiple_of: int) -> int:
     return min(size, -(-stay // multiple_of) * multiple_of)
 
 
-def _ours(subject: Subject, axis: Axis, ratio: float, importance: str, compensate: str, scratch: Path) -> Result:
+def _ours(subject: Subject, axis: Axis, ratio: float, way: Way, scratch: Path) -> Result:
     """Prune with hfcompress, load the result as a user would, and measure it."""
     output = scratch / "out"
     shutil.rmtree(output, ignore_errors=True)
-    method = f"ours: {importance}" if compensate == "none" else f"ours: {importance} + {compensate}"
+    method = f"ours: {way.label}"
     started = time.perf_counter()
     try:
         hfcompress.prune(
             subject.folder,
             output=output,
-            calibration=subject.calibration,
+            calibration=subject.calibration if way.is_calibrated else None,
             towers={"all": {axis: ratio}},
-            importance=importance,
-            compensate=compensate,
             multiple_of=MULTIPLE_OF[axis],
+            **way.options,
         )
     except HfcompressError as error:
         logger.warning("%s, %s %g, %s: %s", subject.name, axis, ratio, method, error)
         return Result(subject.name, axis, method, ratio, None, time.perf_counter() - started)
     seconds = time.perf_counter() - started
     model = AutoModel.from_pretrained(output)
-    _check_sizes(CLIPModel.from_pretrained(subject.folder), model, axis, ratio)
+    is_uniform = way.options.get("allocation", "uniform") == "uniform"
+    _check_sizes(CLIPModel.from_pretrained(subject.folder), model, axis, ratio, is_uniform=is_uniform)
     return Result(subject.name, axis, method, ratio, subject.measure(model), seconds)
 
 
-def _check_sizes(source: CLIPModel, pruned: CLIPModel, axis: Axis, ratio: float) -> None:
+def _sizes_to_keep(source: CLIPModel, axis: Axis, ratio: float) -> dict[str, int]:
+    """Return how many units, heads or blocks stay in each module."""
+    return {name: kept(size, ratio, MULTIPLE_OF[axis]) for name, size in SIZES[axis](source).items()}
+
+
+def _check_sizes(source: CLIPModel, pruned: CLIPModel, axis: Axis, ratio: float, *, is_uniform: bool) -> None:
     """Stop where a comparison would not be between equals.
 
     Raises:
-        RuntimeError: A layer has another size than the peers are asked for.
+        RuntimeError: A layer has another size than the others are asked for; where layers need not be alike, a tower
+            has fewer units, or so many more that rounding up does not tell why.
     """
-    expected = {name: kept(size, ratio, MULTIPLE_OF[axis]) for name, size in feed_forward_sizes(source).items()}
-    got = feed_forward_sizes(pruned)
-    if got != expected:
-        msg = f"hfcompress left other sizes than the peers are asked for: {got}, expected {expected}"
+    expected = _sizes_to_keep(source, axis, ratio)
+    got = SIZES[axis](pruned)
+    if is_uniform:
+        is_equal = got == expected
+    else:
+        more = [_of_tower(got, tower) - _of_tower(expected, tower) for tower in ("text_model.", "vision_model.")]
+        is_equal = all(0 <= surplus < MULTIPLE_OF[axis] * len(expected) for surplus in more)
+    if not is_equal:
+        msg = f"hfcompress left other sizes than the others are asked for: {got}, expected {expected}"
         raise RuntimeError(msg)
+
+
+def _of_tower(sizes: Mapping[str, int], prefix: str) -> int:
+    return sum(size for name, size in sizes.items() if name.startswith(prefix))
 
 
 def _peer(
     subject: Subject, axis: Axis, ratio: float, peer: str, source: CLIPModel, inputs: Mapping[str, Tensor]
 ) -> Result:
     """Prune with torch-pruning to the sizes that ours leaves, and measure."""
-    sizes = {name: kept(size, ratio, MULTIPLE_OF[axis]) for name, size in feed_forward_sizes(source).items()}
+    sizes = _sizes_to_keep(source, axis, ratio)
     started = time.perf_counter()
-    pruned = prune_with_peer(source, inputs, peer, units=sizes)
+    if axis == "width":
+        pruned = narrow_with_peer(source, inputs, peer, ratio)
+    elif axis == "heads":
+        pruned = prune_with_peer(source, inputs, peer, heads=sizes)
+    else:
+        pruned = prune_with_peer(source, inputs, peer, units=sizes)
     seconds = time.perf_counter() - started
     return Result(subject.name, axis, f"torch-pruning: {peer}", ratio, subject.measure(pruned), seconds)
+
+
+def _by_hand(subject: Subject, ratio: float, source: CLIPModel) -> Iterator[Result]:
+    """Remove the last blocks, and blocks chosen at random, as many as ours removes, and measure."""
+    before, after = block_counts(source), _sizes_to_keep(source, "layers", ratio)
+    generator = torch.Generator().manual_seed(0)
+    choices = {
+        "by hand: last blocks": [{name: list(range(count)) for name, count in after.items()}],
+        f"by hand: random blocks, mean of {DRAWS}": [
+            {
+                name: sorted(torch.randperm(before[name], generator=generator)[:count].tolist())
+                for name, count in after.items()
+            }
+            for _ in range(DRAWS)
+        ],
+    }
+    for method, draws in choices.items():
+        values = [subject.measure(without_blocks(source, blocks)) for blocks in draws if before != after]
+        value = sum(values) / len(values) if values else None
+        yield Result(subject.name, "layers", method, ratio, value, 0.0)
 
 
 # --- the cost --------------------------------------------------------------------------------------------------------
