@@ -106,7 +106,5 @@ def _with(
 
 def _alike(model: PreTrainedModel, stack: Stack) -> bool:
     """Whether all blocks have the same shapes."""
-    shapes = [
-        {name: tensor.shape for name, tensor in block.state_dict().items()} for block in blocks_of(model, stack)
-    ]
+    shapes = [{name: tensor.shape for name, tensor in block.state_dict().items()} for block in blocks_of(model, stack)]
     return all(some == shapes[0] for some in shapes)
