@@ -25,7 +25,6 @@ sys.path.insert(0, str(ROOT))
 from hfcompress.anatomy import meta_model  # noqa: E402 - found by the line above
 from hfcompress.contracts import Checkpoint, StepContext  # noqa: E402
 from hfcompress.errors import HfcompressError  # noqa: E402
-
 from hfcompress.pruning.plan import tower_couplings  # noqa: E402
 from hfcompress.pruning.step import Prune, PruneOptions, TowerRatios  # noqa: E402
 from tests.families import FAMILIES, build  # noqa: E402
