@@ -68,7 +68,8 @@ def render_card(report: Report, pictures: Sequence[Picture]) -> str:
         has_intervals=any(row.compressed.low is not None for row in rows),
         has_fidelity=any(row.source is None for row in quality),
         pictures=[{"alt": plain(picture.alt), "path": picture.path} for picture in pictures],
-        install=INSTALLS[report.artifact.format],
+        install=INSTALLS[report.artifact.format] + " hfcompress" * report.artifact.imports_hfcompress,
+        imports_hfcompress=report.artifact.imports_hfcompress,
         snippet=_fence("python", _snippet(report.artifact)),
         steps=[_step(step) for step in report.steps],
         gates=[_gate(gate) for gate in report.gates],
@@ -379,13 +380,15 @@ def _snippet(artifact: ArtifactRecord) -> str:
     stock = module == "transformers"
     imports = [f"from transformers import {', '.join(sorted(['AutoProcessor', *([name] if stock else [])]))}"]
     imports += [] if stock else [f"from {module} import {name}"]
+    first = ["import hfcompress  # before loading: it makes the layers whose shapes no stock configuration says", ""]
+    first = first if artifact.imports_hfcompress else []
     load = [
         place,
         f"model = {name}.from_pretrained(model_id{graph})",
         "processor = AutoProcessor.from_pretrained(model_id)",
     ]
     if artifact.pipeline_tag != "zero-shot-image-classification":
-        return "\n".join([*sorted(imports), "", *load])
+        return "\n".join([*first, *sorted(imports), "", *load])
     indent = "    " if stock else ""
     run = [
         'image = Image.new("RGB", (224, 224), "white")  # your own: Image.open("picture.jpg").convert("RGB")',
@@ -397,4 +400,4 @@ def _snippet(artifact: ArtifactRecord) -> str:
         '    print(f"{label}: {probability:.3f}")',
     ]
     imports += ["from PIL import Image"]
-    return "\n".join([*(["import torch"] if stock else []), *sorted(imports), "", *load, "", *run])
+    return "\n".join([*first, *(["import torch"] if stock else []), *sorted(imports), "", *load, "", *run])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from hfcompress.contracts import Value
-    from hfcompress.inspection import Anatomy
+    from hfcompress.inspection import Anatomy, TowerRecord
     from hfcompress.pipeline import Plan
     from hfcompress.registry import Registry
     from hfcompress.report import Report
@@ -161,27 +161,35 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
-def anatomy_tables(anatomy: Anatomy) -> tuple[Table, Table]:
-    """Return the towers with their axes, and the runtimes."""
-    towers = _table(escape(f"{anatomy.id} ({anatomy.architecture}, {anatomy.parameters:,} parameters)"))
-    for name in ("tower", "module", "parameters", "axis", "sizes", "stock configuration"):
-        towers.add_column(name, overflow="fold")
-    for tower in anatomy.towers:
-        for axis in tower.axes:
-            towers.add_row(
-                tower.name,
-                escape(tower.module),
-                f"{tower.parameters:,}",
-                axis.name,
-                _runs(axis.sizes),
-                escape(axis.obstacle or "\n".join(axis.config_edits)),
-            )
-    runtimes = _table()
+def anatomy_tables(anatomy: Anatomy) -> tuple[Table, ...]:
+    """Return a table of each tower's axes, and one of the runtimes."""
+    towers = [_tower_table(tower, anatomy.flop_tokens) for tower in anatomy.towers]
+    runtimes = _table(escape(f"{anatomy.id} ({_cost(anatomy.architecture, anatomy.parameters, anatomy.flops)})"))
     for name in ("runtime", "available", "how"):
         runtimes.add_column(name)
     for runtime in anatomy.runtimes:
         runtimes.add_row(runtime.name, "yes" if runtime.available else "no", escape(runtime.detail))
-    return towers, runtimes
+    return runtimes, *towers
+
+
+def _tower_table(tower: TowerRecord, flop_tokens: int) -> Table:
+    """Return what a tower can lose, and what it takes to load afterwards."""
+    costs = _cost(tower.module or "the whole model", tower.parameters, tower.flops)
+    table = _table(f"[bold]{escape(tower.name)}[/] ({escape(costs)})")
+    table.caption = f"FLOPs: one row, texts of {flop_tokens} tokens" if tower.flops is not None else None
+    table.caption_justify = "left"
+    for name in ("axis", "sizes", "goes by", "pruned, it loads"):
+        table.add_column(name, overflow="fold")
+    table.add_column("for example half of it, or most blocks", overflow="fold", ratio=1)
+    for axis in tower.axes:
+        how = axis.obstacle or "\n".join(axis.config_edits) or "recorded beside the configuration"
+        table.add_row(axis.name, _runs(axis.sizes), axis.granularity, axis.verdict, escape(how))
+    return table
+
+
+def _cost(what: str, parameters: int, flops: int | None) -> str:
+    operations = "" if flops is None else f", {format_value(flops, 'count')}FLOPs"
+    return f"{what}, {parameters:,} parameters{operations}"
 
 
 def registry_table(registries: Iterable[Registry[object]]) -> Table:

@@ -166,7 +166,9 @@ def source_record(source: Source, forecast: Forecast) -> SourceRecord:
 def artifact_record(recipe: Recipe, artifact: Checkpoint, repo: str | None) -> ArtifactRecord:
     """Return what the report says of the artifact; its files are those that loading needs."""
     from hfcompress.anatomy import load_config
+    from hfcompress.narrowing import record_in
 
+    config = load_config(artifact.path)
     return ArtifactRecord(
         path=".",
         format=artifact.format,
@@ -177,8 +179,9 @@ def artifact_record(recipe: Recipe, artifact: Checkpoint, repo: str | None) -> A
         },
         load_with=runtime_of(artifact.format).load_class(artifact.path),
         pipeline_tag=recipe.evaluate[0].task if recipe.evaluate else None,
-        architecture=_architecture(load_config(artifact.path)),
+        architecture=_architecture(config),
         repo=repo,
+        imports_hfcompress=artifact.format == "transformers" and record_in(config) is not None,
     )
 
 

@@ -128,6 +128,8 @@ class ArtifactRecord:
         pipeline_tag: The Hub's name of the task.
         architecture: The model's class ("CLIPModel").
         repo: The Hub repository it is pushed to, where there is one.
+        imports_hfcompress: Whether it loads only once hfcompress is imported: some of its shapes are ones that no
+            stock configuration says.
     """
 
     __pydantic_config__ = STRICT
@@ -139,6 +141,7 @@ class ArtifactRecord:
     pipeline_tag: str | None = None
     architecture: str | None = None
     repo: str | None = None
+    imports_hfcompress: bool = False
 
 
 @dataclass(frozen=True)

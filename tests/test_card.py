@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -295,6 +296,16 @@ def test_snippet(artifact: ArtifactRecord) -> None:
     graph = ', file_name="model_quantized.onnx"' if artifact is ONNX else ""
     assert f"model = {name}.from_pretrained(model_id{graph})" in blocks["python"]
     assert f'model_id = "{artifact.repo or "."}"' in blocks["python"]
+
+
+def test_snippet_of_recorded_shapes() -> None:
+    """Where no stock configuration says the shapes, the snippet imports hfcompress first, and the card says why."""
+    card = render_card(report(artifact=replace(TORCH, imports_hfcompress=True)), [])
+    blocks = {token.info: token.content for token in tokens(body(card))}
+    assert blocks["python"].startswith("import hfcompress  # before loading")
+    assert "pip install torch transformers pillow hfcompress" in card
+    assert "shapes that no stock configuration says" in card
+    assert "import hfcompress" not in render_card(report(artifact=TORCH), [])
 
 
 def test_step_detail() -> None:

@@ -152,11 +152,36 @@ def test_plan_tells_the_changes_without_weights(cli: Cli, write: Write, clip: Pa
 
 
 def test_inspect_shows_towers_and_runtimes(cli: Cli, clip: Path) -> None:
-    """`inspect` names the towers with what can be pruned, and the runtimes."""
-    done = cli("inspect", clip)
+    """`inspect` names the towers with what can be pruned, and the runtimes, on a terminal of 100 columns."""
+    done = cli("inspect", clip, COLUMNS="100")
     assert (done.returncode, done.stderr) == (0, "")
-    for word in ("CLIPModel", "973,489", "vision", "text", "ffn", "torch", "onnxruntime"):
+    for word in ("CLIPModel", "973,489", "vision", "text", "torch", "onnxruntime", "texts of 64 tokens"):
         assert word in done.stdout
+    for words in (
+        "ffn     896 x 3  multiple of 8",
+        "text_config.intermediate_size: 256 → 128",
+        "with import hfcompress  recorded beside the configuration",
+        "vision_config.num_hidden_layers: 3 → 2",
+    ):
+        assert words in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_inspect_as_json(cli: Cli, clip: Path) -> None:
+    """`--json` has every axis of every tower with sizes, granularity, and what it takes to load afterwards."""
+    shown = json.loads(cli("inspect", clip, "--json").stdout)
+    text, vision = shown["towers"]
+    assert shown["flops"] > vision["flops"] > 0
+    assert (text["name"], vision["name"], shown["flop_tokens"]) == ("text", "vision", 64)
+    axes = {axis["name"]: axis for axis in vision["axes"]}
+    assert {name: axis["verdict"] for name, axis in axes.items()} == {
+        "ffn": "stock",
+        "heads": "with import hfcompress",
+        "layers": "stock",
+        "width": "stock",
+    }
+    assert axes["ffn"]["config_keys"] == ["vision_config.intermediate_size"]
+    assert (axes["ffn"]["sizes"], axes["heads"]["granularity"], axes["layers"]["sizes"]) == ([896] * 3, "head", [3])
 
 
 def test_inspect_of_no_checkpoint(cli: Cli, tmp_path: Path) -> None:

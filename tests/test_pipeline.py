@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import Python, Ran
+    from tests.conftest import Cli, Python, Ran, Write
 
 TEMPLATES = ("a photo of the digit {label}.", "a handwritten {label}.")
 BLOCKED = "import sys; sys.modules['hfcompress'] = None\n"
@@ -348,3 +348,17 @@ def test_calibration_rows_without_text(write: Callable[..., Path], recipe: Calla
     (mistake,) = _mistakes(write(data={"rows": rows}, steps=steps, evaluate=[]))
     assert mistake.startswith("recipe.yaml:5:3: data.rows: ")
     assert "input_ids" in mistake
+
+
+def test_recorded_shapes_load_as_the_card_says(cli: Cli, write: Write, python: Python, tmp_path: Path) -> None:
+    """Where no stock configuration says what is left, the card's snippet imports hfcompress, and then it runs."""
+    recipe = write(steps=[{"use": "prune", "towers": {"vision": {"heads": 0.5}}, "importance": "magnitude"}])
+    ran = cli("run", recipe, "-o", tmp_path / "out", "--set", "gates.latency_ms=null")
+    assert ran.returncode == 0, ran.stderr
+    artifact = Report.load(tmp_path / "out").artifact
+    assert (artifact.load_with, artifact.imports_hfcompress) == ("transformers.CLIPModel", True)
+    code = snippet(tmp_path / "out")
+    assert code.startswith("import hfcompress")
+    done = python("-W", "ignore", "-c", code, cwd=tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2

@@ -102,7 +102,17 @@ class Unfit(Exception):  # noqa: N818 - no error: another choice of fields may d
 
 
 def source_of(config: PretrainedConfig) -> Source:
-    """Build the model of a configuration and look at what it is made of."""
+    """Build the model of a configuration and look at what it is made of.
+
+    What it was before is kept: each tower of a model asks again.
+    """
+    described = f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
+    if described not in _SOURCES:
+        _SOURCES[described] = _look(config)
+    return _SOURCES[described]
+
+
+def _look(config: PretrainedConfig) -> Source:
     model = meta_model(config)
     twin = zero_twin(model)
     inside = [f"{tower.module}." for tower in find_towers(model) if tower.module]
@@ -112,10 +122,14 @@ def source_of(config: PretrainedConfig) -> Source:
         shapes_of(model),
         _buffers(model),
         frozenset(probe.module for probe in find_probes(twin)),
-        _heads(model),
+        _heads(model, twin),
         feed_forward_couplings(model, twin),
         tuple(inside),
     )
+
+
+_SOURCES: dict[str, Source] = {}
+"""Class and configuration → the model, for that of the last towers is asked for again and again."""
 
 
 def _buffers(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
@@ -124,9 +138,9 @@ def _buffers(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
     return {name: tuple(buffer.shape) for name, buffer in model.named_buffers() if name not in saved}
 
 
-def _heads(model: PreTrainedModel) -> dict[str, Coupling]:
+def _heads(model: PreTrainedModel, twin: PreTrainedModel) -> dict[str, Coupling]:
     """Return the attention heads of a model by name, those of torch's own module included, which hides its softmax."""
-    found = {coupling.name: coupling for coupling in attention_couplings(model, zero_twin(model))}
+    found = {coupling.name: coupling for coupling in attention_couplings(model, twin)}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.MultiheadAttention) and module.in_proj_weight is not None:
             rows = [("in_proj_weight", 0)] + [("in_proj_bias", 0)] * (module.in_proj_bias is not None)
@@ -316,7 +330,7 @@ def _right_heads(source: Source, edits: list[Edit], tied: tuple[Coupling, ...]) 
         wide = model_of(source.config, edits)
         if shapes_of(wide).keys() != source.shapes.keys():
             return 0
-        found = _heads(wide)
+        found = _heads(wide, zero_twin(wide))
     except (Unfit, CheckpointError):
         return 0
     return sum(

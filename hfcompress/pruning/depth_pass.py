@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from hfcompress.pruning.depth import Stack
     from hfcompress.pruning.passes import Workbench
 
-__all__ = ["DepthPass", "tower_stacks"]
+__all__ = ["DepthPass", "Shortening", "fit_depth", "last_blocks", "tower_stacks"]
 
 
 @dataclass(frozen=True)
-class _Shortening:
+class Shortening:
     """A stack of a tower, and the blocks of it that stay."""
 
     tower: str
@@ -71,7 +71,7 @@ class DepthPass(Pass):
     def plan(self, config: PretrainedConfig) -> Outcome:
         """Settle how many blocks go; which ones is settled on the weights."""
         model = meta_model(config)
-        return self._outcome(config, model, *self._shortenings(config, model, _last_blocks))
+        return fit_depth(config, model, *self._shortenings(config, model, last_blocks))
 
     def apply(self, model: PreTrainedModel, bench: Workbench) -> Pruned:
         """Choose the blocks that change the outputs least, and build the model without them."""
@@ -85,12 +85,12 @@ class DepthPass(Pass):
             return kept
 
         meta = meta_model(config)
-        planned, asked = self._shortenings(config, meta, _last_blocks)
+        planned, asked = self._shortenings(config, meta, last_blocks)
         chosen = [
-            _Shortening(one.tower, one.stack, choose(one.stack, len(one.gone)))
+            Shortening(one.tower, one.stack, choose(one.stack, len(one.gone)))
             for one in bench.progress.track(planned, len(planned), "stacks")
         ]
-        outcome = self._outcome(config, meta, chosen, asked)
+        outcome = fit_depth(config, meta, chosen, asked)
         probes = find_probes(model, seed=bench.seed)
         state = model.state_dict()
         for one in chosen:
@@ -100,14 +100,14 @@ class DepthPass(Pass):
 
     def _shortenings(
         self, config: PretrainedConfig, model: PreTrainedModel, choose: Callable[..., tuple[int, ...]]
-    ) -> tuple[list[_Shortening], list[_Shortening]]:
+    ) -> tuple[list[Shortening], list[Shortening]]:
         """Return what goes from each tower, and what was asked for.
 
         Raises:
             PruningError: A tower has no blocks that can go, or nothing would be removed.
         """
         towers = tower_stacks(model)
-        found: dict[str, list[_Shortening]] = {}
+        found: dict[str, list[Shortening]] = {}
         for name, tower in select_towers(towers, self._ratios).items():
             ratio = self._ratios.get(name, self._ratios.get("all", 0.0))
             if not towers[tower] and name in self._ratios:
@@ -115,7 +115,7 @@ class DepthPass(Pass):
                 raise PruningError(msg)
             removed = [(stack, math.floor(stack.size * ratio)) for stack in towers[tower]]
             found[name] = [
-                _Shortening(name, stack, choose(config, stack, remove)) for stack, remove in removed if remove
+                Shortening(name, stack, choose(config, stack, remove)) for stack, remove in removed if remove
             ]
         if not any(found.values()):
             sizes = ", ".join(f"{tower.name} {stack.size}" for tower, stacks in towers.items() for stack in stacks)
@@ -125,65 +125,71 @@ class DepthPass(Pass):
         return self._possible(config, model, found), asked
 
     def _possible(
-        self, config: PretrainedConfig, model: PreTrainedModel, found: Mapping[str, Sequence[_Shortening]]
-    ) -> list[_Shortening]:
+        self, config: PretrainedConfig, model: PreTrainedModel, found: Mapping[str, Sequence[Shortening]]
+    ) -> list[Shortening]:
         """Return what some configuration can say; what `all` alone asks for may be left out."""
         everything = [one for some in found.values() for one in some]
         try:
-            self._outcome(config, model, everything)
+            fit_depth(config, model, everything)
         except (PruningError, CheckpointError):
             optional = [name for name, some in found.items() if some and name not in self._ratios]
             for name in optional:
                 rest = [one for one in everything if one.tower != name]
                 try:
-                    self._outcome(config, model, [one for one in everything if one.tower == name])
+                    fit_depth(config, model, [one for one in everything if one.tower == name])
                 except (PruningError, CheckpointError):
                     everything = rest
-            self._outcome(config, model, everything)
+            fit_depth(config, model, everything)
         return everything
 
-    def _outcome(
-        self,
-        config: PretrainedConfig,
-        model: PreTrainedModel,
-        shortened: Sequence[_Shortening],
-        asked: Sequence[_Shortening] = (),
-    ) -> Outcome:
-        """Find the configuration that says what stays.
 
-        Raises:
-            PruningError: There is none, or nothing is left to remove.
-        """
-        if not shortened:
-            msg = "no block can be removed: no stock configuration says any of these stacks shorter"
-            raise PruningError(msg)
-        earlier = record_in(config)
-        stock = config if earlier is None else with_record(config, None)
-        before = shapes_of(meta_model(stock))
-        wanted = before
-        for one in shortened:
-            wanted = drop_blocks(wanted, one.stack, one.kept)
-        fit = fit_config(stock, wanted, [(one.stack, one.kept) for one in shortened])
-        fit.require_exact(wanted)
-        kept_names = shapes_of(model)
-        left = kept_names
-        modules = {} if earlier is None else dict(earlier.modules)
-        for one in shortened:
-            left = drop_blocks(left, one.stack, one.kept)
-            modules = drop_blocks(modules, one.stack, one.kept)
-        final = fit.config if earlier is None else with_record(fit.config, NarrowRecord(modules=modules))
-        removed = _count(kept_names) - _count(left)
-        done = {one.tower for one in shortened}
-        changes = tuple(
-            f"{one.tower}: {one.stack.size} → {len(one.kept)} {AXIS_UNITS['layers']}"
-            + (f" in {one.stack.name}" if sum(other.tower == one.tower for other in shortened) > 1 else "")
-            for one in shortened
-        ) + tuple(
-            f"{name}: left as deep as it is, for no stock configuration can say it shorter"
-            for name in dict.fromkeys(one.tower for one in asked)
-            if name not in done
-        )
-        return Outcome(final, removed, changes, fit.edits)
+def fit_depth(
+    config: PretrainedConfig,
+    model: PreTrainedModel,
+    shortened: Sequence[Shortening],
+    asked: Sequence[Shortening] = (),
+) -> Outcome:
+    """Find the configuration that says what stays of some stacks.
+
+    Args:
+        config: The configuration of the source; left as it is.
+        model: Its model on the meta device.
+        shortened: What stays.
+        asked: What was asked for: what of it is not among `shortened` is told to be left as it is.
+
+    Raises:
+        PruningError: There is none, or nothing is left to remove.
+    """
+    if not shortened:
+        msg = "no block can be removed: no stock configuration says any of these stacks shorter"
+        raise PruningError(msg)
+    earlier = record_in(config)
+    stock = config if earlier is None else with_record(config, None)
+    before = shapes_of(meta_model(stock))
+    wanted = before
+    for one in shortened:
+        wanted = drop_blocks(wanted, one.stack, one.kept)
+    fit = fit_config(stock, wanted, [(one.stack, one.kept) for one in shortened])
+    fit.require_exact(wanted)
+    kept_names = shapes_of(model)
+    left = kept_names
+    modules = {} if earlier is None else dict(earlier.modules)
+    for one in shortened:
+        left = drop_blocks(left, one.stack, one.kept)
+        modules = drop_blocks(modules, one.stack, one.kept)
+    final = fit.config if earlier is None else with_record(fit.config, NarrowRecord(modules=modules))
+    removed = _count(kept_names) - _count(left)
+    done = {one.tower for one in shortened}
+    changes = tuple(
+        f"{one.tower}: {one.stack.size} → {len(one.kept)} {AXIS_UNITS['layers']}"
+        + (f" in {one.stack.name}" if sum(other.tower == one.tower for other in shortened) > 1 else "")
+        for one in shortened
+    ) + tuple(
+        f"{name}: left as deep as it is, for no stock configuration can say it shorter"
+        for name in dict.fromkeys(one.tower for one in asked)
+        if name not in done
+    )
+    return Outcome(final, removed, changes, fit.edits)
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -194,6 +200,13 @@ def _bounds(config: PretrainedConfig, stack: Stack, size: int) -> tuple[frozense
     return indexed_blocks(config, stack), block_pattern(config, stack, size)
 
 
-def _last_blocks(config: PretrainedConfig, stack: Stack, remove: int) -> tuple[int, ...]:
-    """Choose the last blocks that can go: a choice without weights."""
+def last_blocks(config: PretrainedConfig, stack: Stack, remove: int) -> tuple[int, ...]:
+    """Choose the last blocks that can go: a choice without weights.
+
+    Returns:
+        The blocks that stay, ascending.
+
+    Raises:
+        PruningError: So many cannot go.
+    """
     return take_out(stack, remove, *_bounds(config, stack, stack.size - remove), lambda can_go, _: can_go[-1])

@@ -67,6 +67,7 @@ class WidthPlan:
     Attributes:
         width: Channels of the residual stream before.
         keep: Channels that stay.
+        step: What a kept width must be a multiple of: heads that it is tied to stay whole.
         places: Dimension of each entry of the state dict that holds channels of the stream → how many times it holds
             all of them, side by side.
         heads: Attention heads that go in step.
@@ -77,6 +78,7 @@ class WidthPlan:
 
     width: int
     keep: int
+    step: int
     places: Mapping[Place, int]
     heads: tuple[HeadCut, ...]
     config: PretrainedConfig
@@ -154,7 +156,7 @@ def _plan(source: Source, found: Dependence, ratio: float, multiple_of: int) -> 
         example = min(fit.wrong, default="a parameter")
         msg = f"with {', '.join(map(str, edits))}, {example} has a shape that no other field sets right"
         raise Unfit(msg)
-    return WidthPlan(width, keep, found.places, heads, config, (*edits, *fit.edits), source.shapes)
+    return WidthPlan(width, keep, step, found.places, heads, config, (*edits, *fit.edits), source.shapes)
 
 
 def _sliced(
