@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from hfcompress.anatomy import meta_model, shapes_of
 from hfcompress.errors import PruningError
+from hfcompress.narrowing import record_in, with_record
 from hfcompress.probes import Probe, find_probes
 from hfcompress.pruning import surgery
 from hfcompress.pruning.allocation import (
@@ -22,7 +23,7 @@ from hfcompress.pruning.allocation import (
 from hfcompress.pruning.axes import AXIS_UNITS
 from hfcompress.pruning.block_choice import relative_error
 from hfcompress.pruning.passes import Outcome, Pass, Pruned
-from hfcompress.pruning.plan import find_cuts, fit_cuts, require_own_units
+from hfcompress.pruning.plan import PruningPlan, find_cuts, fit_cuts, require_own_units
 from hfcompress.pruning.proof import rebuilt_and_proven
 from hfcompress.pruning.selection import Selection
 from hfcompress.twin import count_flops, zero_twin
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from hfcompress.contracts import Json
     from hfcompress.pruning.axes import Axis
     from hfcompress.pruning.passes import Workbench
-    from hfcompress.pruning.plan import Cut, PruningPlan
+    from hfcompress.pruning.plan import Cut
     from hfcompress.pruning.selection import Method
 
 __all__ = ["Allocation", "Budget", "UnitsPass"]
@@ -175,7 +176,7 @@ class UnitsPass(Pass):
         """
         scale = _Scale.of(model.config, budget)
         found = self._settled(cuts, scores)
-        if (most := scale.saving(found)) < budget.less:
+        if (most := scale.saving(found, is_fitted=True)) < budget.less:
             msg = (
                 f"the budget asks for {budget.less:.1%} less {budget.of}, and all that `towers` allows to remove is "
                 f"{most:.1%}; raise the ratios there"
@@ -259,11 +260,24 @@ class _Scale:
         before = model.num_parameters() if budget.of == "parameters" else count_flops(zero_twin(model))[""]
         return cls(config, budget.of, shapes, before)
 
-    def saving(self, cuts: Sequence[Cut]) -> float:
-        """Return the fraction that goes when all that these cuts take goes."""
-        plan = fit_cuts(self.config, self.shapes, _shrinking(cuts))
-        if not plan.cuts:
+    def saving(self, cuts: Sequence[Cut], *, is_fitted: bool = False) -> float:
+        """Return the fraction that goes at least when all that these cuts take goes.
+
+        Args:
+            cuts: The cuts.
+            is_fitted: Look for the configuration that says it, which takes long; else all shapes are recorded beside
+                that of the source, which saves no more.
+        """
+        shrinking = _shrinking(cuts)
+        if not shrinking:
             return 0.0
+        if is_fitted:
+            plan = fit_cuts(self.config, self.shapes, shrinking)
+        else:
+            earlier = record_in(self.config)
+            stock = self.config if earlier is None else with_record(self.config, None)
+            padded = tuple(replace(cut, padded=cut.axis == "heads") for cut in shrinking)
+            plan = PruningPlan(padded, stock, (), frozenset(range(len(padded))), self.shapes, earlier)
         if self.counted == "parameters":
             return plan.removed_parameters / self.before
         return 1 - count_flops(zero_twin(meta_model(plan.config_of(plan.first_units))))[""] / self.before
