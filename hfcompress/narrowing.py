@@ -183,7 +183,8 @@ def _find(
 ) -> torch.nn.Module | None:
     """Return the module of a name, with or without the prefix of the base model, also after it was renamed."""
     prefix = getattr(model, "base_model_prefix", "")
-    for alias in (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}.")):
+    # version 4 has no prefix for the base models of LLaVA and its kin, whose classes with a head hold them as `model`
+    for alias in (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."), name.removeprefix("model.")):
         if alias in modules:
             return modules[alias]
     parameter = next(iter(wanted.shapes), "")

@@ -46,6 +46,8 @@ def _rounded(cut: Cut, keep: int, multiple_of: int) -> Cut:
 def by_rank(cuts: Sequence[Cut], scores: Sequence[Tensor], multiple_of: int) -> tuple[Cut, ...]:
     """Remove from each tower as many units as the cuts do together, those of the lowest scores in any layer.
 
+    What a layer rounds up is made up for by the units that are next in rank, as far as there are any.
+
     Args:
         cuts: What goes where every layer loses alike.
         scores: For each cut, how much each unit matters, of shape (units,), on a scale that layers share.
@@ -54,15 +56,20 @@ def by_rank(cuts: Sequence[Cut], scores: Sequence[Tensor], multiple_of: int) -> 
     ranked = list(cuts)
     for place in dict.fromkeys(map(place_of, cuts)):
         here = [index for index, cut in enumerate(cuts) if place_of(cut) == place]
-        kept = {index: cuts[index].size for index in here}
+        asked = sum(cuts[index].size - cuts[index].keep for index in here)
         waiting = sorted(
             (float(score), index)
             for index in here
             for score in scores[index].sort().values[: cuts[index].size - least_kept(cuts[index], multiple_of)]
         )
-        for _, index in waiting[: sum(cuts[index].size - cuts[index].keep for index in here)]:
-            kept[index] -= 1
+        kept = {index: cuts[index].size for index in here}
         for index in here:
+            ranked[index] = replace(cuts[index], keep=cuts[index].size)
+        for _, index in waiting:
+            if asked <= 0:
+                break
+            kept[index] -= 1
+            asked += _rounded(cuts[index], kept[index], multiple_of).keep - ranked[index].keep
             ranked[index] = _rounded(cuts[index], kept[index], multiple_of)
     return tuple(ranked)
 
@@ -84,11 +91,13 @@ def by_threshold(
         PruningError: No unit of any layer is below the threshold, or all units of a layer are.
     """
     below = [int((some < threshold).sum()) for some in scores]
-    full = next((cut for cut, count in zip(cuts, below, strict=True) if count == cut.size), None)
+    # `obs` gives the last unit of a layer, which never goes, no finite score
+    most = [int(some.isfinite().sum()) for some in scores]
+    full = next((cut for cut, count, finite in zip(cuts, below, most, strict=True) if count == finite), None)
     if full is not None or not any(below):
         what = "nothing" if full is None else f"everything in {full.couplings[0].name}"
-        finite = torch.cat([some[some.isfinite()] for some in scores]).double()
-        points = torch.quantile(finite, torch.tensor(_QUANTILES, dtype=torch.float64)).tolist()
+        known = torch.cat([some[some.isfinite()] for some in scores]).double()
+        points = torch.quantile(known, torch.tensor(_QUANTILES, dtype=torch.float64)).tolist()
         shown = ", ".join(f"{share:.0%} {value:.4g}" for share, value in zip(_QUANTILES, points, strict=True))
         msg = f"the threshold {threshold:g} would remove {what}; the quantiles of the importance are: {shown}"
         raise PruningError(msg)

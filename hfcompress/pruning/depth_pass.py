@@ -18,6 +18,7 @@ from hfcompress.pruning.layer_fields import indexed_blocks
 from hfcompress.pruning.passes import Outcome, Pass, Pruned
 from hfcompress.pruning.plan import tower_couplings
 from hfcompress.pruning.proof import rebuilt_and_proven
+from hfcompress.pruning.sharing import require_own
 from hfcompress.pruning.skipping import skip_blocks
 
 if TYPE_CHECKING:
@@ -104,19 +105,26 @@ class DepthPass(Pass):
         """Return what goes from each tower, and what was asked for.
 
         Raises:
-            PruningError: A tower has no blocks that can go, or nothing would be removed.
+            PruningError: A named tower has no blocks that can go, or nothing would be removed from it or at all.
         """
         towers = tower_stacks(model)
         found: dict[str, list[Shortening]] = {}
         for name, tower in select_towers(towers, self._ratios).items():
             ratio = self._ratios.get(name, self._ratios.get("all", 0.0))
-            if not towers[tower] and name in self._ratios:
+            if not towers[tower] and name in self._ratios and ratio > 0:
                 msg = f"the tower {name!r} has no stack of blocks; `hfcompress inspect` shows what each tower has"
                 raise PruningError(msg)
             removed = [(stack, math.floor(stack.size * ratio)) for stack in towers[tower]]
             found[name] = [
                 Shortening(name, stack, choose(config, stack, remove)) for stack, remove in removed if remove
             ]
+            if name in self._ratios and ratio > 0 and not found[name]:
+                sizes = " and ".join(str(stack.size) for stack in towers[tower])
+                msg = (
+                    f"no block would be removed from the tower {name!r}: {ratio:g} of its {sizes} blocks is less than "
+                    f"one; raise the ratio or leave the axis out"
+                )
+                raise PruningError(msg)
         if not any(found.values()):
             sizes = ", ".join(f"{tower.name} {stack.size}" for tower, stacks in towers.items() for stack in stacks)
             msg = f"no block would be removed: these ratios are less than one block of any stack ({sizes})"
@@ -163,6 +171,9 @@ def fit_depth(
     if not shortened:
         msg = "no block can be removed: no stock configuration says any of these stacks shorter"
         raise PruningError(msg)
+    for one in shortened:
+        inside = [name for name, _ in model.named_parameters() if name.startswith(f"{one.stack.name}.")]
+        require_own(model, inside, f"removing blocks of the tower {one.tower!r}", one.stack.name)
     earlier = record_in(config)
     stock = config if earlier is None else with_record(config, None)
     before = shapes_of(meta_model(stock))

@@ -94,7 +94,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _permuted(matrix: Tensor, layout: Tensor) -> Tensor:
-    if torch.equal(layout, torch.arange(len(layout))):
+    if len(layout) == len(matrix) and torch.equal(layout, torch.arange(len(layout))):
         return matrix
     return matrix.index_select(0, layout).index_select(1, layout)
 

@@ -18,6 +18,7 @@ from hfcompress.pruning.config_surgery import fit_config
 from hfcompress.pruning.coupling import enclosing_stack
 from hfcompress.pruning.graph import feed_forward_couplings
 from hfcompress.pruning.records import record_of
+from hfcompress.pruning.sharing import require_own
 from hfcompress.pruning.surgery import Removal, slice_shapes, sliced_parameters
 from hfcompress.twin import zero_twin
 
@@ -31,7 +32,16 @@ if TYPE_CHECKING:
     from hfcompress.pruning.config_surgery import Edit, Fit
     from hfcompress.pruning.coupling import Coupling
 
-__all__ = ["Cut", "PruningPlan", "find_cuts", "fit_cuts", "kept_units", "plan_pruning", "tower_couplings"]
+__all__ = [
+    "Cut",
+    "PruningPlan",
+    "find_cuts",
+    "fit_cuts",
+    "kept_units",
+    "plan_pruning",
+    "require_own_units",
+    "tower_couplings",
+]
 
 _AXES: tuple[Axis, ...] = ("heads", "ffn")
 
@@ -202,7 +212,7 @@ def find_cuts(model: PreTrainedModel, towers: Mapping[str, Mapping[Axis, float]]
 
     Raises:
         CheckpointError: A tower is not one of the model's.
-        PruningError: A tower lacks an axis, or nothing would be removed.
+        PruningError: A tower lacks an axis or shares its units with another one, or nothing would be removed.
     """
     couplings = tower_couplings(model)
     order = {name: index for index, (name, _) in enumerate(model.named_modules())}
@@ -222,22 +232,69 @@ def find_cuts(model: PreTrainedModel, towers: Mapping[str, Mapping[Axis, float]]
                 )
                 raise PruningError(msg)
             kept = kept_units((coupling.size for coupling in found), ratio, multiple_of if axis == "ffn" else 1)
-            cuts += [Cut(name, joint, kept[joint[0].size]) for joint in _joint(found)]
-    cuts = [cut for cut in cuts if cut.keep < cut.size]
+            here = [Cut(name, joint, kept[joint[0].size]) for joint in _joint(found)]
+            cuts += [cut for cut in here if cut.keep < cut.size]
+            if name in towers and ratio > 0 and all(cut.keep == cut.size for cut in here):
+                sizes = " or ".join(map(str, sorted(kept)))
+                step = f", kept in multiples of {multiple_of}" if axis == "ffn" else ""
+                msg = (
+                    f"nothing would be removed from the tower {name!r}: {ratio:g} of {sizes} {AXIS_UNITS[axis]} a "
+                    f"layer{step} is none; raise the ratio or leave the axis out"
+                )
+                raise PruningError(msg)
     if not cuts:
         msg = (
             f"nothing would be removed: every number of units that these ratios leave rounds up to what there is "
             f"(multiple_of: {multiple_of})"
         )
         raise PruningError(msg)
+    require_own_units(model, cuts)
+    _require_apart(couplings, cuts)
     return tuple(sorted(cuts, key=lambda cut: order[cut.couplings[0].name]))
+
+
+def require_own_units(model: PreTrainedModel, cuts: Iterable[Cut]) -> None:
+    """Make sure that what these cuts slice is held by no other module.
+
+    Raises:
+        PruningError: Another module holds one of the parameters.
+    """
+    for cut in cuts:
+        what = f"removing {AXIS_UNITS[cut.axis]} of the tower {cut.tower!r}"
+        require_own(model, sliced_parameters(cut.removals(torch.arange(cut.keep))), what)
+
+
+def _require_apart(couplings: Mapping[Tower, tuple[Coupling, ...]], cuts: Iterable[Cut]) -> None:
+    """Make sure that no unit that goes is one of another tower as well.
+
+    Raises:
+        PruningError: Two towers share a layer that holds the units.
+    """
+    owners: dict[str, dict[str, None]] = {}
+    for tower, some in couplings.items():
+        for coupling in some:
+            for place in _places(coupling):
+                owners.setdefault(place, {})[tower.name] = None
+    for cut in cuts:
+        for place in sorted(set().union(*map(_places, cut.couplings))):
+            if others := [name for name in owners[place] if name != cut.tower]:
+                msg = (
+                    f"the towers {cut.tower!r} and {others[0]!r} share {place.partition(':')[0]}, so removing "
+                    f"{AXIS_UNITS[cut.axis]} of one would change the other; leave this axis out"
+                )
+                raise PruningError(msg)
+
+
+def _places(coupling: Coupling) -> set[str]:
+    """Return where a coupling holds its units: layer, parameters and first channel."""
+    return {f"{member.module}:{member.parameters}:{member.start}" for member in coupling.members}
 
 
 def _joint(couplings: list[Coupling]) -> list[tuple[Coupling, ...]]:
     """Bring together the couplings that share a layer or a table, and so must keep the same units."""
     groups: list[tuple[set[str], list[Coupling]]] = []
     for coupling in couplings:
-        places = {f"{member.module}:{member.parameters}:{member.start}" for member in coupling.members}
+        places = _places(coupling)
         sharing = [group for group in groups if group[0] & places]
         groups = [group for group in groups if not group[0] & places]
         merged = [one for group in sharing for one in group[1]]

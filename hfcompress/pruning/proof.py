@@ -70,4 +70,5 @@ def saved_and_proven(model: PreTrainedModel, output: Path, dtype: torch.dtype, p
         CheckpointError: The folder cannot be loaded.
     """
     model.to(dtype).save_pretrained(output)  # type: ignore[arg-type]
-    compare_outputs(outputs_of(model.float(), probes), outputs_of(load_model(output), probes))
+    expected = outputs_of(model.float(), probes)
+    compare_outputs(expected, outputs_of(load_model(output), probes), ("the saved folder", "the pruned model"))

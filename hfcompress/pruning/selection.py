@@ -121,6 +121,8 @@ class Selection:
     def _scores(self, seen: Sequence[UnitStatistics], remove: int, generator: torch.Generator) -> Tensor:
         """Return how much each unit matters: the sum over the couplings that share the units."""
         importance = IMPORTANCES.get(self.method.importance)
+        if len(seen) > 1:  # a sum needs the score of every unit, and some give none to those that would stay
+            remove = len(seen[0].channels) - 1
         return torch.stack([importance(statistics, remove, generator).double() for statistics in seen]).sum(dim=0)
 
     def _statistics(self, coupling: Coupling) -> UnitStatistics:

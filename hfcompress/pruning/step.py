@@ -72,6 +72,9 @@ class BudgetOptions(Options):
         if (self.parameters is None) == (self.flops is None):
             msg = "name one of `parameters` and `flops`"
             raise ValueError(msg)
+        if not (self.parameters or self.flops):
+            msg = "a budget of 0 removes nothing; name a fraction above 0"
+            raise ValueError(msg)
         return self
 
 
@@ -129,6 +132,22 @@ class PruneOptions(CalibratedOptions):
                 if value in _CALIBRATED:
                     msg = f"`{key}: {value}` needs `calibration`, the name of an entry of `data`"
                     raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _decides_something(self) -> PruneOptions:
+        asked = {
+            "threshold": self.threshold is not None,
+            "allocation: global": self.allocation == "global",
+            "budget": self.budget is not None,
+        }
+        if not any(ratios.heads or ratios.ffn for ratios in self.towers.values()):
+            for key in (key for key, is_there in asked.items() if is_there):
+                msg = f"`{key}` says how `heads` and `ffn` are split, and `towers` removes neither; add one of them"
+                raise ValueError(msg)
+        if self.threshold is not None and self.budget is not None:
+            msg = "`threshold` and `budget` both say how much goes; name one of them"
+            raise ValueError(msg)
         return self
 
 

@@ -207,15 +207,23 @@ def rebuild(config: PretrainedConfig, state: dict[str, torch.Tensor]) -> PreTrai
     """Build the stock model of a configuration around a state dict.
 
     Raises:
-        ProofError: The model has parameters that the state lacks, or the other way round.
+        ProofError: The model has parameters that the state lacks or has in another shape, or the other way round.
     """
     model: PreTrainedModel
-    model, loading = model_class(config).from_pretrained(
-        None, config=config, state_dict=state, output_loading_info=True
-    )
-    wrong = [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]
+    try:
+        model, loading = model_class(config).from_pretrained(
+            None, config=config, state_dict=state, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (RuntimeError, ValueError) as error:
+        msg = f"the pruned weights do not fit the pruned configuration: {error}"
+        raise ProofError(msg) from error
+    misshapen = [
+        f"{name} ({list(got)}, and the configuration says {list(wanted)})"
+        for name, got, wanted in loading["mismatched_keys"]
+    ]
+    wrong = [*misshapen, *loading["missing_keys"], *loading["unexpected_keys"]]
     if wrong:
-        msg = f"the pruned weights do not fit the pruned configuration: {', '.join(str(name) for name in wrong[:5])}"
+        msg = f"the pruned weights do not fit the pruned configuration: {', '.join(map(str, wrong[:5]))}"
         raise ProofError(msg)
     model.eval()
     return model
@@ -243,27 +251,37 @@ def run(model: PreTrainedModel, probes: Iterable[Probe]) -> dict[str, torch.Tens
     return found
 
 
-def compare_outputs(expected: Mapping[str, torch.Tensor], got: Mapping[str, torch.Tensor]) -> float:
+def compare_outputs(
+    expected: Mapping[str, torch.Tensor],
+    got: Mapping[str, torch.Tensor],
+    names: tuple[str, str] = ("the sliced model", "the masked model"),
+) -> float:
     """Return the largest absolute difference of any output, relative to that output's largest magnitude.
+
+    Args:
+        expected: Outputs of the reference, as `run` names them.
+        got: Outputs of the model that is looked at.
+        names: What the model that is looked at and the reference are called in an error.
 
     Raises:
         ProofError: An output is missing, not finite, or further off than `TOLERANCE`.
     """
     largest = 0.0
+    model, source = names
     for name, reference in expected.items():
         if name not in got or got[name].shape != reference.shape:
-            msg = f"the pruned model does not give the output {name!r} in the shape {tuple(reference.shape)}"
+            msg = f"{model} does not give the output {name!r} in the shape {tuple(reference.shape)}, as {source} does"
             raise ProofError(msg)
         finite = reference.isfinite()  # some models put out ±inf for what they rule out
         if not torch.equal(reference[~finite].nan_to_num(), got[name][~finite].nan_to_num()) or not finite.any():
-            msg = f"the output {name!r} of the pruned model is not finite where that of the masked one is"
+            msg = f"the output {name!r} of {model} is not finite where that of {source} is"
             raise ProofError(msg)
         scale = reference[finite].abs().max().clamp_min(torch.finfo(torch.float32).tiny)
         difference = float((got[name][finite] - reference[finite]).abs().max() / scale)
         if not difference <= TOLERANCE:
             msg = (
-                f"the sliced model is not the masked model: output {name!r} differs by {difference:.3g} of its scale "
-                f"(at most {TOLERANCE:g} is accepted); nothing was saved"
+                f"{model} is not {source}: output {name!r} differs by {difference:.3g} of its scale "
+                f"(at most {TOLERANCE:g} is accepted); nothing of it is kept"
             )
             raise ProofError(msg)
         largest = max(largest, difference)
