@@ -84,7 +84,7 @@ def test_threshold_above_all_that_can_go() -> None:
 
 def test_threshold_that_one_layer_hinders() -> None:
     """A layer with nothing below the threshold keeps the others as they are, which is said."""
-    with pytest.raises(PruningError, match="at least 0 and at most 6 units a layer.*say `allocation: global`"):
+    with pytest.raises(PruningError, match=r"at least 0 and at most 6 units a layer.*say `allocation: global`"):
         by_threshold([cut(16, 4), cut(16, 4)], [LOW, HIGH], 6.0, 1, is_uniform=True)
 
 

@@ -53,7 +53,7 @@ def test_plan_is_what_comes_out() -> None:
 
 def test_unknown_tower() -> None:
     """A tower that the model lacks is refused with the nearest name."""
-    with pytest.raises(CheckpointError, match="no tower 'txt'.*did you mean 'text'"):
+    with pytest.raises(CheckpointError, match=r"no tower 'txt'.*did you mean 'text'"):
         DepthPass({"txt": 0.5}).plan(FAMILIES["clip"].config())
 
 
