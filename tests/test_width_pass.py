@@ -40,7 +40,7 @@ def test_plan_is_what_comes_out() -> None:
 def test_what_all_passes_over() -> None:
     """A tower that cannot become narrower is told where `all` asks for it, and refused where its name does."""
     config = FAMILIES["clap"].config()
-    (told,) = [line for line in WidthPass({"all": 0.5}, MAGNITUDE, 8).plan(config).changes if "left as wide" in line]
+    told, *_ = [line for line in WidthPass({"all": 0.5}, MAGNITUDE, 8).plan(config).changes if "left as wide" in line]
     name = told.partition(":")[0]
     with pytest.raises(PruningError, match=f"the width of the tower '{name}' cannot change"):
         WidthPass({name: 0.5}, MAGNITUDE, 8).plan(config)
