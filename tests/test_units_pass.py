@@ -188,7 +188,7 @@ def test_one_table_keeps_the_same_heads() -> None:
     heads = kept("0.layer.0.SelfAttention.relative_attention_bias", 1, 1)
     assert len(heads) == 3
     for layer in range(4):
-        assert kept(f"{layer}.layer.0.SelfAttention.q", 8, 0) == heads
+        assert kept(f"{layer}.layer.0.SelfAttention.q", 16, 0) == heads
 
 
 def test_named_axis_that_the_tower_lacks() -> None:

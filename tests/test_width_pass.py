@@ -42,7 +42,7 @@ def test_what_all_passes_over() -> None:
     config = FAMILIES["clap"].config()
     told, *_ = [line for line in WidthPass({"all": 0.5}, MAGNITUDE, 8).plan(config).changes if "left as wide" in line]
     name = told.partition(":")[0]
-    with pytest.raises(PruningError, match=f"the width of the tower '{name}' cannot change"):
+    with pytest.raises(PruningError, match=f"the tower '{name}' "):
         WidthPass({name: 0.5}, MAGNITUDE, 8).plan(config)
 
 
