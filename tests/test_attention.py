@@ -133,4 +133,4 @@ def test_relative_tables_of_windows() -> None:
 
 def test_blocks_that_no_forward_pass_reaches() -> None:
     """The last block of a vision tower of which an earlier layer is read has heads like its siblings."""
-    assert "model.vision_tower.vision_model.encoder.layers.2.self_attn" in heads("llava")
+    assert [name for name in heads("llava") if name.endswith("encoder.layers.2.self_attn")]

@@ -17,10 +17,11 @@ BENCH = Workbench(lambda _: None, Progress(), 0)
 def test_stacks_of_towers() -> None:
     """Each tower has its own stacks of blocks."""
     found = tower_stacks(meta_model(FAMILIES["llava"].config()))
-    assert {tower.name: [(stack.name, stack.size) for stack in stacks] for tower, stacks in found.items()} == {
-        "vision": [("model.vision_tower.vision_model.encoder.layers", 3)],
-        "text": [("model.language_model.layers", 4)],
-    }
+    # where the blocks of the vision tower stand differs between versions of transformers
+    assert {
+        tower.name: [(stack.name.rpartition(".")[2], stack.size) for stack in stacks]
+        for tower, stacks in found.items()
+    } == {"vision": [("layers", 3)], "text": [("layers", 4)]}
 
 
 def test_idle_block_goes() -> None:

@@ -77,12 +77,12 @@ BAD = [
     ),
     pytest.param(
         H + "steps:\n  - use: prune\n    towers:\n      vision: {ffn: 1.5}\n",
-        ["6:16: steps[0].towers.vision.ffn: got 1.5, expected a number in [0, 1)"],
+        ["6:16: steps[0].towers.vision.ffn: got 1.5, expected a number in [0, 1) or null"],
         id="ratio",
     ),
     pytest.param(
         H + "steps:\n  - use: prune\n    towers:\n      vision: {ffn: off}\n",
-        ["6:16: steps[0].towers.vision.ffn: got false, expected a number in [0, 1)"],
+        ["6:16: steps[0].towers.vision.ffn: got false, expected a number in [0, 1) or null"],
         id="ratio as a boolean",
     ),
     pytest.param(

@@ -154,5 +154,5 @@ def test_compensation_needs_rows() -> None:
     """Refitting without calibration rows is an error, not a pass-over."""
     model = build(FAMILIES["clip"])
     plan = plan_width(model.config, tower_of(model, "text"), 0.5)
-    with pytest.raises(PruningError, match="least_squares` is not possible for the width without calibration"):
+    with pytest.raises(PruningError, match="least_squares` is not possible without calibration"):
         apply_width(model, plan, "magnitude", "least_squares", None, torch.Generator())
