@@ -19,8 +19,7 @@ def test_stacks_of_towers() -> None:
     found = tower_stacks(meta_model(FAMILIES["llava"].config()))
     # where the blocks of the vision tower stand differs between versions of transformers
     assert {
-        tower.name: [(stack.name.rpartition(".")[2], stack.size) for stack in stacks]
-        for tower, stacks in found.items()
+        tower.name: [(stack.name.rpartition(".")[2], stack.size) for stack in stacks] for tower, stacks in found.items()
     } == {"vision": [("layers", 3)], "text": [("layers", 4)]}
 
 

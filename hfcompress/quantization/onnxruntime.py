@@ -167,21 +167,19 @@ class OnnxRuntimeQuantizer(Step):
         from onnxruntime.quantization import CalibrationMethod
         from optimum.onnxruntime.configuration import CalibrationConfig
 
-        from hfcompress.inputs import load_processor, row_inputs
+        from hfcompress.quantization.feeds import feeds
 
         rows = context.calibration
         if rows is None:
             msg = "static quantization needs calibration rows"
             raise QuantizationError(msg)
-        processor = load_processor(exported.path)
         with tempfile.TemporaryDirectory(dir=graph.parent) as scratch:
             calibrator: CalibraterBase = CalibrationConfig(
                 rows.name, "", rows.split, len(rows), CalibrationMethod.MinMax, moving_average=False
             ).create_calibrator(graph, operators, augmented_model_name=str(Path(scratch) / "augmented.onnx"))
-            names = {tensor.name for tensor in calibrator.infer_session.get_inputs()}
-            total = -(-len(rows) // self.options.batch_size)
-            for batch in context.progress.track(rows.batches(self.options.batch_size), total, "calibration batches"):
-                calibrator.collect_data(_OneBatch(row_inputs(processor, names, batch)))
+            for name, inputs in feeds(exported, rows, self.options.batch_size, context.progress):
+                if name == graph.name:
+                    calibrator.collect_data(_OneBatch(inputs))
             ranges = calibrator.compute_data()
         broken = [name for name, data in ranges.items() if not np.isfinite(data.range_value).all()]
         if broken:
