@@ -9,11 +9,12 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from hfcompress.pruning.axes import Axis
 
-__all__ = ["Coupling", "Member", "Role", "common_module", "enclosing_stack", "layer_parameters", "siblings"]
+__all__ = ["Coupling", "Member", "Role", "common_module", "enclosing_stack", "joint", "layer_parameters", "siblings"]
 
 Role: TypeAlias = Literal["produces", "consumes", "carries", "follows"]
 
@@ -145,6 +146,20 @@ def siblings(coupling: Coupling, modules: Mapping[str, torch.nn.Module]) -> tupl
         ):
             found.append(moved)
     return tuple(found)
+
+
+def joint(
+    couplings: Iterable[Coupling], places: Callable[[Coupling], AbstractSet[Hashable]]
+) -> list[tuple[Coupling, ...]]:
+    """Bring together the couplings that have a place in common, and so must keep the same units."""
+    groups: list[tuple[set[Hashable], tuple[Coupling, ...]]] = []
+    for coupling in couplings:
+        here = places(coupling)
+        sharing = [group for group in groups if group[0] & here]
+        groups = [group for group in groups if not group[0] & here]
+        merged = tuple(one for group in sharing for one in group[1])
+        groups.append((set(here).union(*(group[0] for group in sharing)), (*merged, coupling)))
+    return [group[1] for group in groups]
 
 
 def _shapes(module: torch.nn.Module) -> list[tuple[str, torch.Size]]:

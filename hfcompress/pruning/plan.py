@@ -15,7 +15,7 @@ from hfcompress.narrowing import record_in, with_record
 from hfcompress.pruning.attention import attention_couplings
 from hfcompress.pruning.axes import AXIS_UNITS
 from hfcompress.pruning.config_surgery import fit_config
-from hfcompress.pruning.coupling import enclosing_stack
+from hfcompress.pruning.coupling import enclosing_stack, joint
 from hfcompress.pruning.graph import feed_forward_couplings
 from hfcompress.pruning.records import record_of
 from hfcompress.pruning.sharing import require_own
@@ -232,7 +232,7 @@ def find_cuts(model: PreTrainedModel, towers: Mapping[str, Mapping[Axis, float]]
                 )
                 raise PruningError(msg)
             kept = kept_units((coupling.size for coupling in found), ratio, multiple_of if axis == "ffn" else 1)
-            here = [Cut(name, joint, kept[joint[0].size]) for joint in _joint(found)]
+            here = [Cut(name, together, kept[together[0].size]) for together in joint(found, _places)]
             cuts += [cut for cut in here if cut.keep < cut.size]
             if name in towers and ratio > 0 and all(cut.keep == cut.size for cut in here):
                 sizes = " or ".join(map(str, sorted(kept)))
@@ -288,18 +288,6 @@ def _require_apart(couplings: Mapping[Tower, tuple[Coupling, ...]], cuts: Iterab
 def _places(coupling: Coupling) -> set[str]:
     """Return where a coupling holds its units: layer, parameters and first channel."""
     return {f"{member.module}:{member.parameters}:{member.start}" for member in coupling.members}
-
-
-def _joint(couplings: list[Coupling]) -> list[tuple[Coupling, ...]]:
-    """Bring together the couplings that share a layer or a table, and so must keep the same units."""
-    groups: list[tuple[set[str], list[Coupling]]] = []
-    for coupling in couplings:
-        places = _places(coupling)
-        sharing = [group for group in groups if group[0] & places]
-        groups = [group for group in groups if not group[0] & places]
-        merged = [one for group in sharing for one in group[1]]
-        groups.append((places.union(*(group[0] for group in sharing)), [*merged, coupling]))
-    return [tuple(group[1]) for group in groups]
 
 
 def plan_pruning(config: PretrainedConfig, towers: Mapping[str, Mapping[Axis, float]], multiple_of: int) -> PruningPlan:

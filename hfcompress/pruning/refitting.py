@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from hfcompress.pruning.compensation import CovarianceAccumulator, complement, least_squares
 from hfcompress.pruning.coupling import layer_parameters
 from hfcompress.pruning.importance import RIDGE
+from hfcompress.pruning.replay import Reached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,24 +34,18 @@ def matrix_of(layer: torch.nn.Module) -> Tensor:
     return weight.T if isinstance(layer, Conv1D) else weight
 
 
-class _Reached(Exception):  # noqa: N818 - no error: it ends a forward pass that has shown what it was run for
-    pass
-
-
 @torch.no_grad()
 def _input_of(model: PreTrainedModel, layer: str, batch: Mapping[str, Any]) -> Tensor | None:
     """Return the input of a layer as rows, `None` where the forward pass does not reach it."""
-    heard: list[Tensor] = []
 
     def hear(_: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        heard.append(arguments[0].detach().float().flatten(0, -2))
-        raise _Reached
+        raise Reached(arguments[0])
 
     handle = model.get_submodule(layer).register_forward_pre_hook(hear)
     try:
         model(**batch)
-    except _Reached:
-        return heard[0]
+    except Reached as reached:
+        return reached.inputs.detach().float().flatten(0, -2)
     finally:
         handle.remove()
     return None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-__all__ = ["Replay"]
+__all__ = ["Reached", "Replay"]
 
 _SCALARS = (type(None), bool, int, float, str)
 _DESCRIBING = frozenset(
@@ -43,7 +43,9 @@ _DESCRIBING = frozenset(
 """What can be asked of a tensor without reading it."""
 
 
-class _Reached(Exception):  # noqa: N818 - no error: it ends a forward pass that has shown what it was run for
+class Reached(Exception):  # noqa: N818 - no error
+    """Ends a forward pass that has shown the inputs of a layer, which it was run for."""
+
     def __init__(self, inputs: torch.Tensor) -> None:
         super().__init__()
         self.inputs = inputs
@@ -179,7 +181,7 @@ class Replay:
         run = _Pass(self._traces[index], layer, versions, self._kept_stacks, self._storage)
 
         def hear(_: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            raise _Reached((*arguments, *keywords.values())[0])
+            raise Reached((*arguments, *keywords.values())[0])
 
         handle = self._model.get_submodule(layer).register_forward_pre_hook(hear, with_kwargs=True)
         try:
@@ -188,7 +190,7 @@ class Replay:
                 for segment in self._segments:
                     segment.module.forward = run.instead_of(segment)
                 self._model(**self._batches[index])
-        except _Reached as reached:
+        except Reached as reached:
             return reached.inputs
         finally:
             handle.remove()

@@ -13,6 +13,7 @@ from hfcompress.anatomy import shapes_of
 from hfcompress.errors import PruningError
 from hfcompress.narrowing import record_in
 from hfcompress.pruning.config_surgery import fit_config
+from hfcompress.pruning.coupling import joint
 from hfcompress.pruning.dependence import (
     Unfit,
     field_choices,
@@ -147,7 +148,9 @@ def _plan(source: Source, found: Dependence, ratio: float, multiple_of: int) -> 
         raise PruningError(msg)
     share = Fraction(keep, width)
     edits = [slot.scaled(share) for slot in (*found.fields, *found.heads)]
-    heads = tuple(HeadCut(joint, int(joint[0].size * share)) for joint in _joint(found.tied))
+    heads = tuple(
+        HeadCut(together, int(together[0].size * share)) for together in joint(found.tied, lambda one: places_of([one]))
+    )
     wanted = _sliced(source.shapes, found.places, width - keep, heads)
     model_of(source.config, edits)  # refuses where it cannot be built
     fit = fit_config(reread(source.config, edits), wanted)
@@ -168,15 +171,3 @@ def _sliced(
         shape = sliced[name]
         sliced[name] = (*shape[:dimension], shape[dimension] - blocks * gone, *shape[dimension + 1 :])
     return sliced
-
-
-def _joint(couplings: Sequence[Coupling]) -> list[tuple[Coupling, ...]]:
-    """Bring together the couplings that share a parameter, and so must keep the same heads."""
-    groups: list[tuple[set[Place], tuple[Coupling, ...]]] = []
-    for coupling in couplings:
-        places = places_of([coupling])
-        sharing = [group for group in groups if group[0] & places]
-        groups = [group for group in groups if not group[0] & places]
-        merged = tuple(one for group in sharing for one in group[1])
-        groups.append((places.union(*(group[0] for group in sharing)), (*merged, coupling)))
-    return [group[1] for group in groups]
