@@ -119,7 +119,8 @@ class TerminalProgress(Progress):
 def report_table(report: Report) -> Table:
     """Return source, result and change of every measurement."""
     published = any(row.as_published is not None for row in report.measurements)
-    table = _table(escape(f"{report.source.id} → {report.artifact.format}"))
+    title = escape(f"{report.source.id} → {report.artifact.format}")
+    table = _table(f"{title}: [bold red]{' and '.join(report.shortfalls)}[/]" if report.shortfalls else title)
     table.add_column("")
     for name in ("n", *(["torch"] if published else []), _SOURCES[report.artifact.format], "compressed"):
         table.add_column(name, justify="right")

@@ -150,11 +150,11 @@ class Gate(_Section):
         return self
 
 
-def _with_latency(gates: dict[str, Gate | None]) -> dict[str, Gate | None]:
-    return gates if "latency_ms" in gates else {**gates, "latency_ms": Gate(min_ratio=1.0)}
+def _with_defaults(gates: dict[str, Gate | None]) -> dict[str, Gate | None]:
+    return gates | {name: Gate(min_ratio=1.0) for name in ("size_bytes", "latency_ms") if name not in gates}
 
 
-_Gates: TypeAlias = Annotated[dict[str, Gate | None], AfterValidator(_with_latency)]
+_Gates: TypeAlias = Annotated[dict[str, Gate | None], AfterValidator(_with_defaults)]
 
 
 class BenchmarkOptions(_Section):
@@ -188,7 +188,8 @@ class Recipe(_Section):
     gates: _Gates = Field(
         default_factory=dict,
         validate_default=True,
-        description="Measurement → its limits. `latency_ms: {min_ratio: 1.0}` holds by default; null lifts it.",
+        description="Measurement → its limits. `{min_ratio: 1.0}` of size_bytes and latency_ms holds by default: "
+        "a result that is larger or slower than its source is refused; null lifts it.",
     )
     benchmark: BenchmarkOptions = Field(BenchmarkOptions(), description="How latency and throughput are measured.")
     push: Push | None = Field(None, description="Where the result goes; nowhere by default.")

@@ -241,6 +241,15 @@ class Report:
         return tuple(change(row) for row in self.measurements)
 
     @property
+    def shortfalls(self) -> tuple[str, ...]:
+        """What the result did not gain, in words: "1.1x larger", "no faster"; empty where it is smaller and faster."""
+        costs = [
+            row for row in self.measurements if row.name in {"size_bytes", "latency_ms"} and row.source is not None
+        ]
+        told = [describe_change(row) for row in costs]
+        return tuple(words for words in told if words.startswith("no ") or words.endswith(("larger", "slower")))
+
+    @property
     def failed_gates(self) -> tuple[GateResult, ...]:
         """The gates that do not hold."""
         return tuple(gate for gate in self.gates if not gate.held)

@@ -378,10 +378,11 @@ def test_step_of_another_distribution_is_built(here: Path) -> None:
     assert step.options.bits == 10
 
 
-def test_slower_results_are_refused_by_default(here: Path) -> None:
-    """A recipe that says nothing of latency still has the gate, and null lifts it."""
-    assert written_and_loaded(H + S, here).gates == {"latency_ms": Gate(min_ratio=1.0)}
-    assert written_and_loaded(H + S + "gates: {latency_ms: null}\n", here).gates == {"latency_ms": None}
+def test_larger_or_slower_results_are_refused_by_default(here: Path) -> None:
+    """A recipe that says nothing of size and latency still has their gates, and null lifts one."""
+    both = {"size_bytes": Gate(min_ratio=1.0), "latency_ms": Gate(min_ratio=1.0)}
+    assert written_and_loaded(H + S, here).gates == both
+    assert written_and_loaded(H + S + "gates: {latency_ms: null}\n", here).gates == both | {"latency_ms": None}
 
 
 def test_local_folders_become_absolute(here: Path) -> None:

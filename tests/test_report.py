@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from hfcompress.contracts import Measurement, StepRecord, Value
+from hfcompress.display import report_table
 from hfcompress.errors import CheckpointError, RunError, UnknownNameError
 from hfcompress.report import (
     ArtifactRecord,
@@ -219,6 +221,15 @@ def test_described_change(unit: str, higher: bool, source: float, compressed: fl
 def test_formatted(value: float, unit: str, text: str) -> None:
     """Numbers read as people write them, and nothing is rounded to a perfect score."""
     assert text == format_value(value, unit)
+
+
+def test_shortfalls_stand_in_the_first_line() -> None:
+    """A result that is no smaller or no faster says so in the title of its table; one that is says nothing."""
+    latency = replace(SIZE, name="latency_ms", unit="ms", compressed=Value(4.4), source=Value(4.0))
+    larger = replace(SIZE, compressed=Value(400))
+    assert report(SIZE, replace(latency, compressed=Value(2.0))).shortfalls == ()
+    assert report(larger, latency).shortfalls == ("no smaller", "1.1\u00d7 slower")
+    assert str(report_table(report(SIZE, latency)).title).endswith(": [bold red]1.1\u00d7 slower[/]")
 
 
 def test_light_import() -> None:
