@@ -294,6 +294,8 @@ class Measurement:
         source: The source's value; for size and latency that of its float32 form in the artifact's own runtime.
             `None` where the quantity compares the two (fidelity).
         as_published: For size and latency, the source's value as it is used today, in torch.
+        difference: The result's value less the source's, with the 95 % interval of that difference over the same rows
+            (paired); the change is within noise where the interval holds 0.
         n: Rows or repetitions behind the values.
         task: The task that measured it; `None` for size and speed.
         dataset: The dataset's id, with `revision` and `split`.
@@ -307,6 +309,7 @@ class Measurement:
     compressed: Value
     source: Value | None = None
     as_published: Value | None = None
+    difference: Value | None = None
     n: int | None = None
     task: str | None = None
     dataset: str | None = None
