@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hfcompress.recipe import Gate
 from tests.recipe_files import problem_lines, written_and_loaded
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def test_overrides_replace_and_create(here: Path) -> None:
     )
 
     assert recipe.steps[0].options.bits == 3  # type: ignore[attr-defined]
-    assert recipe.gates == {"latency_ms": None}
+    assert recipe.gates == {"latency_ms": None, "size_bytes": Gate(min_ratio=1.0)}
     assert recipe.push is not None
     assert recipe.benchmark.repeats == 9
 
