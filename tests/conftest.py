@@ -27,7 +27,7 @@ os.environ.update(_HUB.environment(_HOME / "home", OWNER))
 os.environ["OMP_NUM_THREADS"] = "1"  # no test asserts a time, and threads that wait for a busy core are slow
 
 QUICKSTART = Path(__file__).parents[1] / "recipes" / "quickstart"
-EXTRAS = {"onnxruntime": "optimum.onnxruntime"}
+EXTRAS = {"onnxruntime": "optimum.onnxruntime", "openvino": "optimum.intel.openvino", "torchao": "torchao"}
 """Marker of the tests that need an extra → a module that comes with it."""
 
 Cli: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
