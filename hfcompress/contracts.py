@@ -7,7 +7,7 @@ runtime loads a checkpoint folder. All three are found by name through `hfcompre
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -288,11 +288,11 @@ class Measurement:
 
     Attributes:
         name: snake_case, with the unit where it has one ("zero_shot_accuracy", "latency_ms").
-        unit: "ratio", "bytes", "ms", "count" or "cosine".
+        unit: "ratio", "bytes", "ms", "count", "cosine", "nats", or "score" for a number without one (BLEU).
         higher_is_better: Which way is good.
         compressed: The result's value.
         source: The source's value; for size and latency that of its float32 form in the artifact's own runtime.
-            `None` where the quantity compares the two (fidelity).
+            `None` where the quantity compares the two (fidelity), or where one model alone was measured.
         as_published: For size and latency, the source's value as it is used today, in torch.
         difference: The result's value less the source's, with the 95 % interval of that difference over the same rows
             (paired); the change is within noise where the interval holds 0.
@@ -318,7 +318,11 @@ class Measurement:
 
 
 class Task(ABC):
-    """Evaluates a model on rows. Found through the entry-point group `hfcompress.tasks`."""
+    """Evaluates a model on rows. Found through the entry-point group `hfcompress.tasks`.
+
+    A run calls `predict` for the source, `follow` for the result, and `compare`; `hfcompress.evaluate` calls `predict`
+    and `measure`. A task has to say `predict` and `compare`; the other two have a sensible form of their own.
+    """
 
     Options: ClassVar[type[TaskOptions]]
     columns: ClassVar[frozenset[str]]
@@ -333,6 +337,25 @@ class Task(ABC):
     def predict(self, model: Model, rows: Rows, progress: Progress) -> Any:  # noqa: ANN401 - the task's own dataclass
         """Run the model over the rows and return what `compare` needs of it."""
 
+    def follow(self, model: Model, rows: Rows, source: Any, progress: Progress) -> Any:  # noqa: ANN401
+        """Run the result over the rows when the source's predictions are known, and return what `compare` needs of it.
+
+        A task that has the result repeat what the source did, token by token, overrides this; others only predict.
+        """
+        del source
+        return self.predict(model, rows, progress)
+
     @abstractmethod
     def compare(self, source: Any, compressed: Any, rows: Rows) -> list[Measurement]:  # noqa: ANN401
         """Turn the predictions of source and result on the same rows into measurements."""
+
+    def measure(self, predictions: Any, rows: Rows) -> list[Measurement]:  # noqa: ANN401
+        """Turn the predictions of one model alone into measurements, its values being `compressed`.
+
+        Those of a comparison with itself, without the fidelity that such a comparison cannot tell.
+        """
+        return [
+            replace(measured, source=None, difference=None)
+            for measured in self.compare(predictions, predictions, rows)
+            if measured.source is not None
+        ]

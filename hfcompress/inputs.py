@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,12 +84,22 @@ def audio_inputs(
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Turn sounds into the model's inputs, as its feature extractor makes them (`input_features`, float32).
 
+    The same sounds give the same inputs at every call, also where the extractor draws parts of long ones (CLAP).
+    Extractors that do not pad by themselves pad to the longest of the batch.
+
     Raises:
         DataError: A row holds no sound.
     """
     extractor = processor.feature_extractor
     waves = [waveform(sound, extractor.sampling_rate) for sound in sounds]
-    prepared = extractor(waves, sampling_rate=extractor.sampling_rate, return_tensors="np")
+    pads_itself = inspect.signature(extractor.__call__).parameters["padding"].default is not False
+    padding = {} if pads_itself else {"padding": True}
+    state = np.random.get_state()  # noqa: NPY002 - the generator that extractors draw from
+    np.random.seed(0)  # noqa: NPY002
+    try:
+        prepared = extractor(waves, sampling_rate=extractor.sampling_rate, return_tensors="np", **padding)
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
     return {name: np.asarray(values) for name, values in prepared.items()}
 
 

@@ -47,21 +47,25 @@ class Evaluation:
 
     def compare_with(self, artifact: Checkpoint) -> list[Measurement]:
         """Load the artifact from disk, run it over the same rows, and measure both."""
-        predictions = self._predict(artifact)
+        predictions = self._predict(artifact, self._baseline)
         return [
             measurement
             for (task, rows), before, after in zip(self._tasks, self._baseline, predictions, strict=True)
             for measurement in task.compare(before, after, rows)
         ]
 
-    def _predict(self, checkpoint: Checkpoint) -> list[Any]:
+    def _predict(self, checkpoint: Checkpoint, leaders: list[Any] | None = None) -> list[Any]:
         if not self._tasks:
             return []
         model = runtime_of(checkpoint.format).load(checkpoint.path)
         predictions = []
         for index, (task, rows) in enumerate(self._tasks):
             try:
-                predictions.append(task.predict(model, rows, self._progress))
+                predictions.append(
+                    task.predict(model, rows, self._progress)
+                    if leaders is None
+                    else task.follow(model, rows, leaders[index], self._progress)
+                )
             except DataError as error:
                 raise RecipeError([self._recipe.problem(("evaluate", index), str(error))]) from error
         return predictions

@@ -110,9 +110,16 @@ STEPS: Registry[type[Step]] = Registry(
 TASKS: Registry[type[Task]] = Registry(
     "task",
     {
+        "automatic-speech-recognition": "hfcompress.evaluation.automatic_speech_recognition:SpeechRecognition",
+        "image-text-retrieval": "hfcompress.evaluation.image_text_retrieval:ImageTextRetrieval",
+        "image-to-text": "hfcompress.evaluation.image_to_text:ImageToText",
+        "visual-question-answering": "hfcompress.evaluation.visual_question_answering:VisualQuestionAnswering",
+        "zero-shot-audio-classification": (
+            "hfcompress.evaluation.zero_shot_audio_classification:ZeroShotAudioClassification"
+        ),
         "zero-shot-image-classification": (
             "hfcompress.evaluation.zero_shot_image_classification:ZeroShotImageClassification"
-        )
+        ),
     },
 )
 RUNTIMES: Registry[type[Runtime]] = Registry(

@@ -1,13 +1,13 @@
-"""Embeddings of a dual encoder: each text and each image goes through the model once."""
+"""Embeddings of a dual encoder: each text and each image or sound goes through the model once."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from hfcompress.errors import CheckpointError
-from hfcompress.inputs import image_inputs, text_inputs
+from hfcompress.inputs import audio_inputs, image_inputs, text_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,35 +16,42 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[np.float32]]
 
-__all__ = ["embed_images", "embed_texts", "normalised"]
+__all__ = ["Modality", "embed_media", "embed_texts", "normalised"]
+
+Modality: TypeAlias = Literal["image", "audio"]
+_PLURAL = {"image": "images", "audio": "sounds"}
 
 
-def embed_images(model: Model, rows: Rows, batch_size: int, progress: Progress) -> Array:
-    """Return the unit embeddings of the column `image`: float32 of shape (rows, width).
+def embed_media(model: Model, rows: Rows, modality: Modality, batch_size: int, progress: Progress) -> Array:
+    """Return the unit embeddings of the column `image` or `audio`: float32 of shape (rows, width).
 
     The graph of a dual encoder wants both inputs in every call; one short text goes along with each batch and its
     embedding is dropped.
 
     Raises:
-        CheckpointError: The model gives no `image_embeds`.
+        CheckpointError: The model gives no such embeddings.
     """
     companion = text_inputs(model.processor, ["-"])
-    batches = progress.track(rows.batches(batch_size), -(-len(rows) // batch_size), f"batches of {batch_size} images")
+    batches = progress.track(
+        rows.batches(batch_size), -(-len(rows) // batch_size), f"batches of {batch_size} {_PLURAL[modality]}"
+    )
     return np.concatenate(
         [
-            _call(model, {**image_inputs(model.processor, batch["image"]), **companion}, "image_embeds")
+            _call(model, {**_media_inputs(model, modality, batch), **companion}, f"{modality}_embeds")
             for batch in batches
         ]
     )
 
 
-def embed_texts(model: Model, texts: Sequence[str], rows: Rows, batch_size: int, progress: Progress) -> Array:
-    """Return the unit embeddings of texts: float32 of shape (texts, width); one image of `rows` goes along.
+def embed_texts(
+    model: Model, texts: Sequence[str], rows: Rows, modality: Modality, batch_size: int, progress: Progress
+) -> Array:
+    """Return the unit embeddings of texts: float32 of shape (texts, width); one image or sound of `rows` goes along.
 
     Raises:
         CheckpointError: The model gives no `text_embeds`.
     """
-    companion = image_inputs(model.processor, next(rows.batches(1))["image"])
+    companion = _media_inputs(model, modality, next(rows.batches(1)))
     starts = progress.track(
         range(0, len(texts), batch_size), -(-len(texts) // batch_size), f"batches of {batch_size} texts"
     )
@@ -56,6 +63,12 @@ def embed_texts(model: Model, texts: Sequence[str], rows: Rows, batch_size: int,
             for start in starts
         ]
     )
+
+
+def _media_inputs(model: Model, modality: Modality, batch: dict[str, list[Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    if modality == "image":
+        return image_inputs(model.processor, batch["image"])
+    return audio_inputs(model.processor, batch["audio"])
 
 
 def normalised(vectors: Array) -> Array:
