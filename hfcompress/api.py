@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from hfcompress.contracts import Checkpoint, Rows, StepContext
+from hfcompress.contracts import Checkpoint, Progress, StepContext
+from hfcompress.data import rows_in
 from hfcompress.errors import UsageError
 from hfcompress.extras import require_extra
 from hfcompress.hub import download_all, download_weights, resolve_model
-from hfcompress.registry import STEPS
+from hfcompress.registry import STEPS, TASKS
 from hfcompress.runtimes import checkpoint_at, runtime_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hfcompress.contracts import Json
+    from hfcompress.contracts import Json, Measurement
 
-__all__ = ["apply_step", "load", "prune", "quantize"]
+__all__ = ["apply_step", "evaluate", "load", "prune", "quantize"]
 
 
 def prune(
@@ -89,13 +90,12 @@ def apply_step(
     try:
         step = step_class(step_class.options_model(options).model_validate(options))
     except ValidationError as error:
-        lines = [f"{use}: {'.'.join(map(str, row['loc']))}: {row['msg']}" for row in error.errors()]
-        raise UsageError("\n".join(lines)) from error
+        raise _wrong_options(use, error) from error
     if step.extra is not None:
         require_extra(step.extra)
     source = resolve_model(str(model), revision)
     checkpoint = Checkpoint(download_weights(source), "transformers")
-    rows = None if calibration is None else Rows(calibration, "calibration", calibration._fingerprint, "all")  # noqa: SLF001
+    rows = None if calibration is None else rows_in(calibration, "calibration")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         result = Path(scratch, "result")
@@ -105,6 +105,46 @@ def apply_step(
             folder.rmdir()
         result.rename(folder)
     return detail
+
+
+def evaluate(
+    model: str | Path,
+    task: str,
+    dataset: Dataset,
+    *,
+    revision: str = "main",
+    **options: Any,  # noqa: ANN401 - validated by the task's own options
+) -> list[Measurement]:
+    """Measure one model alone, in whichever runtime its folder is for.
+
+    Args:
+        model: Hub id or folder: a transformers checkpoint, or an ONNX or OpenVINO export.
+        task: Name of a registered task ("image-text-retrieval").
+        dataset: Rows with the columns that the task reads (`image`, `text`, ...).
+        revision: Branch, tag or commit on the Hub.
+        options: What a recipe would say beside `task` and `data`.
+
+    Returns:
+        The task's measurements; each has its value and interval under `compressed`, and no source.
+
+    Raises:
+        UsageError: There is no such task, or the options are not its own.
+        RunError: The model or the rows are not what the task needs.
+    """
+    task_class = TASKS.get(task)
+    try:
+        evaluation = task_class(task_class.Options.model_validate({"data": "dataset", **options}))
+    except ValidationError as error:
+        raise _wrong_options(task, error) from error
+    rows = rows_in(dataset, "dataset", sorted(task_class.columns))
+    checkpoint = checkpoint_at(download_all(resolve_model(str(model), revision)))
+    loaded = runtime_of(checkpoint.format).load(checkpoint.path)
+    return evaluation.measure(evaluation.predict(loaded, rows, Progress()), rows)
+
+
+def _wrong_options(name: str, error: ValidationError) -> UsageError:
+    lines = [f"{name}: {'.'.join(map(str, row['loc']))}: {row['msg']}" for row in error.errors()]
+    return UsageError("\n".join(lines))
 
 
 def load(model: str | Path, revision: str = "main") -> Any:  # noqa: ANN401 - whatever stock class the artifact is for

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from hfcompress.recipe import DataReference
 
-__all__ = ["load_rows"]
+__all__ = ["load_rows", "rows_in"]
 
 
 def load_rows(reference: DataReference, needed: Iterable[str]) -> Rows:
@@ -46,17 +46,37 @@ def load_rows(reference: DataReference, needed: Iterable[str]) -> Rows:
             )
             raise DataError(msg, ("columns", name))
     dataset = _canonical(dataset, reference.columns)
-    for name in needed:
-        if name not in dataset.column_names:
-            msg = (
-                f"{title} gives no {name!r}: map one of its columns with `columns: {{{name}: ...}}`; "
-                f"it has: {', '.join(dataset.column_names)}"
-            )
-            raise DataError(msg)
+    _require(dataset, title, needed, "map one of its columns with `columns: {%s: ...}`")
     if not len(dataset):
         msg = f"{title}: the split {reference.split!r} holds no rows"
         raise DataError(msg, ("split",))
     return Rows(dataset, title, revision, reference.split)
+
+
+def rows_in(dataset: Dataset, name: str, needed: Iterable[str] = ()) -> Rows:
+    """Return a dataset that a caller made as rows; its columns have the names that tasks and steps use.
+
+    Args:
+        dataset: The rows.
+        name: What messages and measurements call them.
+        needed: Columns that whoever uses the rows cannot do without.
+
+    Raises:
+        DataError: A column is missing, or there are no rows.
+    """
+    dataset = _canonical(dataset, {})
+    _require(dataset, name, needed, "name it so with `dataset.rename_column(..., %r)`")
+    if not len(dataset):
+        msg = f"{name} holds no rows"
+        raise DataError(msg)
+    return Rows(dataset, name, dataset._fingerprint, "all")  # noqa: SLF001 - its only identity
+
+
+def _require(dataset: Dataset, title: str, needed: Iterable[str], advice: str) -> None:
+    for name in needed:
+        if name not in dataset.column_names:
+            msg = f"{title} gives no {name!r}: {advice % name}; it has: {', '.join(dataset.column_names)}"
+            raise DataError(msg)
 
 
 def _title(reference: DataReference) -> str:

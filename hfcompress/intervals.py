@@ -96,8 +96,8 @@ def resampled(models: Sequence[Any], statistic: Callable[[Array], Array], seed: 
         for values, rows in zip(drawn, models, strict=True):
             values.append(statistic(np.asarray(counts @ rows)))
     samples = [np.concatenate(values) for values in drawn]
-    values = [_between(point, drawn) for point, drawn in zip(points, samples, strict=True)]
-    return values, _between(points[0] - points[-1], samples[0] - samples[-1])
+    of_each = [_between(point, each) for point, each in zip(points, samples, strict=True)]
+    return of_each, _between(points[0] - points[-1], samples[0] - samples[-1])
 
 
 def _between(point: float, samples: Array) -> Value:

@@ -16,6 +16,7 @@ from hfcompress.extras import require_extra
 from hfcompress.gates import check_gates
 from hfcompress.hub import Pushed, Source, download_weights, push_folder, resolve_model
 from hfcompress.measure import Evaluation, artifact_record, cost_measurements, source_record
+from hfcompress.overlap import shared_rows
 from hfcompress.recipe import Recipe, load_recipe
 from hfcompress.registry import TASKS
 from hfcompress.report import RecipeRecord, Report
@@ -126,6 +127,7 @@ def run(
 
     progress.stage("load")
     rows = _load_data(recipe)
+    _refuse_seen_rows(recipe, rows)
     with _placed(recipe, ("model",), "id"):
         source = Checkpoint(download_weights(the_plan.source), "transformers")
 
@@ -185,6 +187,31 @@ def _load_data(recipe: Recipe) -> dict[str, Rows]:
     if problems:
         raise RecipeError(problems)
     return rows
+
+
+def _refuse_seen_rows(recipe: Recipe, rows: Mapping[str, Rows]) -> None:
+    """Make sure that nothing is evaluated on what a step calibrates on.
+
+    Raises:
+        RecipeError: Rows of two entries of `data` hold the same; all such evaluations at once.
+    """
+    problems: list[Problem] = []
+    for step, spec in enumerate(recipe.steps):
+        name = getattr(spec.options, "calibration", None)
+        if name is None:
+            continue
+        for index, evaluation in enumerate(recipe.evaluate):
+            tested = rows[evaluation.options.data]
+            with _placed(recipe, ("data", evaluation.options.data), "dataset"):
+                shared = shared_rows(tested, rows[name])
+            if shared:
+                message = (
+                    f"{len(shared)} of its {len(tested)} rows (the first is row {shared[0]}) hold what rows of "
+                    f"`{name}` hold, on which steps[{step}] calibrates; expected other rows"
+                )
+                problems.append(recipe.problem(("evaluate", index, "data"), message))
+    if problems:
+        raise RecipeError(problems)
 
 
 def _apply_steps(

@@ -372,7 +372,7 @@ def _whole_as_int(value: Any) -> Any:  # noqa: ANN401 - any JSON
 
 
 def format_value(value: float, unit: str) -> str:
-    """Return a measured number as a person reads it: "97.2 %", "4.10 MB", "12.3 ms", "3.86 M", "0.9991".
+    """Return a measured number as a person reads it: "97.2 %", "4.10 MB", "12.3 ms", "3.86 M", "0.9991", "27.3".
 
     Nothing is rounded to a perfect score: 0.9997 of 1 is "99.97 %".
     """
@@ -386,6 +386,8 @@ def format_value(value: float, unit: str) -> str:
         power = min(exponent // 3, len(symbols) - 1)
         number = f"{value:.0f}" if power == 0 and float(value).is_integer() else _significant(value / 1000**power)
         return f"{number}\u00a0{symbols[power]}".strip()
+    if unit == "score":
+        return _significant(value)
     return f"{_significant(value)}\u00a0{unit}"
 
 

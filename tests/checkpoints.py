@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 RATE = 16_000
 SIZE = {"height": 32, "width": 32}
-WORDS = tuple("red green blue square circle what color is the shape it yes no one two three".split())
+WORDS = ("red", "green", "blue", "square", "circle", "what", "color", "is", "the", "shape", "it", "yes", "no", "one")
 
 
 def save(family: str, folder: Path) -> Path:
@@ -83,11 +83,15 @@ def _word_tokenizer() -> PreTrainedTokenizerFast:
     tokens = [*(["<pad>", "<s>", "</s>", "<unk>"]), *WORDS]
     tokens += [f"w{index}" for index in range(len(tokens), VOCABULARY)]
     tokens[IMAGE] = "<image>"
-    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<unk>"))  # noqa: S106 - no password
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=64, additional_special_tokens=["<image>"], **names
+        tokenizer_object=tokenizer,
+        model_max_length=64,
+        additional_special_tokens=["<image>"],
+        model_input_names=["input_ids", "attention_mask"],
+        **names,
     )
 
 
@@ -108,9 +112,7 @@ def _clap(config: PretrainedConfig, folder: Path) -> ClapProcessor:
     tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *(chr(code) for code in range(33, 123)), "Ġ"]
     (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = RobertaTokenizerFast(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=40
-    )
+    tokenizer = RobertaTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=40)
     extractor = ClapFeatureExtractor(
         feature_size=audio.num_mel_bins,
         sampling_rate=RATE,

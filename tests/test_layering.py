@@ -20,7 +20,7 @@ LAYERS = (
     {"yaml_source", "validation", "inputs", "probes", "hub"},
     {"runtimes", "recipe_checks", "report", "twin"},
     {"pruning", "quantization", "evaluation", "benchmark", "recipe", "gates", "plots"},
-    {"card", "schema", "data", "inspection"},
+    {"card", "schema", "data", "inspection", "overlap"},
     {"artifact", "measure", "api"},
     {"pipeline"},
     {"display"},

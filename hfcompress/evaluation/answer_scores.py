@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
@@ -25,13 +25,13 @@ _AGREEING = 3
 _ANLS_THRESHOLD = 0.5
 
 _ARTICLES = frozenset({"a", "an", "the"})
-_NUMBERS = ("none", "zero one two three four five six seven eight nine ten")
-_DIGITS = {"none": "0"} | {word: str(number) for number, word in enumerate(_NUMBERS[1].split())}
+_NUMBERS = "zero one two three four five six seven eight nine ten"
+_DIGITS = {"none": "0"} | {word: str(number) for number, word in enumerate(_NUMBERS.split())}
 _CONTRACTED = (
     "ain't aren't can't couldn't didn't doesn't don't hadn't hasn't haven't isn't mightn't mustn't needn't "
     "shouldn't wasn't weren't won't wouldn't could've might've must've should've would've i've they've we've you've "
-    "he'd i'm it'd it'll let's o'clock she'd somebody's someone's something's that'd that's there'd there's they'd they'll "
-    "they're y'all you'd you'll you're what's where's who'd who'll who's when's why's how's he's she's"
+    "he'd i'm it'd it'll let's o'clock she'd somebody's someone's something's that'd that's there'd there's they'd "
+    "they'll they're y'all you'd you'll you're what's where's who'd who'll who's when's why's how's he's she's"
 )
 _APOSTROPHES = {word.replace("'", ""): word for word in _CONTRACTED.split()}
 _MARKS = re.compile(r"[;/\[\]\"{}()=+\\_\-><@`,?!]")
@@ -47,7 +47,8 @@ def answers_of(rows: Rows) -> list[list[str]]:
     """
     found = []
     for row, value in enumerate(rows.dataset["answer"]):
-        own = [one["answer"] if isinstance(one, dict) else one for one in (value if isinstance(value, list) else [value])]
+        given = value if isinstance(value, list) else [value]
+        own = [one["answer"] if isinstance(one, dict) else one for one in given]
         if not own or not all(isinstance(text, str) for text in own):
             msg = f"row {row} of {rows.name} has the answer {value!r}, expected a text or a list of texts"
             raise DataError(msg)

@@ -180,9 +180,7 @@ def _rest(log_p: Tensor, ids: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _run(
-    model: Model, inputs: Mapping[str, Tensor], options: Mapping[str, Any], heard: _Hearing | _Following
-) -> None:
+def _run(model: Model, inputs: Mapping[str, Tensor], options: Mapping[str, Any], heard: _Hearing | _Following) -> None:
     if not hasattr(model.stock, "generate"):
         msg = f"a {type(model.stock).__name__} generates no text; this task is for models that have `generate`"
         raise CheckpointError(msg)

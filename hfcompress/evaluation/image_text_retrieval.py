@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfcompress.contracts import TaskOptions
@@ -81,13 +82,13 @@ class ImageTextRetrieval(ScoredTask):
         texts = embed_texts(model, captions, rows, "image", size, progress)
         images = embed_media(model, rows, "image", size, progress)
         ends = np.searchsorted(row_of, np.arange(len(rows) + 1))
-        own = [np.arange(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+        own = [np.arange(start, end) for start, end in pairwise(ends)]
         return RetrievalPredictions(
             images, texts, row_of, places(images, texts, own), places(texts, images, list(row_of[:, None]))
         )
 
     def scores(self, predictions: RetrievalPredictions, rows: Rows) -> list[Score]:
-        """Return the recalls; where rows have several captions, whole rows are resampled, as captions of one are alike."""
+        """Return the recalls; rows of several captions are resampled whole, because captions of one image are alike."""
         from dataclasses import replace
 
         import numpy as np

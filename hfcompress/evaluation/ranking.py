@@ -46,9 +46,9 @@ class Places:
         left = np.clip(k - self.better, 0, None).astype(np.float64)
         right, wrong = self.tied_right.astype(np.float64), self.tied_wrong.astype(np.float64)
         drawn = np.minimum(left, wrong)
-        none_right = np.exp(
-            gammaln(wrong + 1) - gammaln(wrong - drawn + 1) - gammaln(wrong + right + 1) + gammaln(wrong + right - drawn + 1)
-        )
+        without = gammaln(wrong + 1) - gammaln(wrong - drawn + 1)
+        with_all = gammaln(wrong + right + 1) - gammaln(wrong + right - drawn + 1)
+        none_right = np.exp(without - with_all)
         hits: Array = np.where(left > wrong, 1.0, np.where(left == 0, 0.0, 1.0 - none_right))
         return hits
 

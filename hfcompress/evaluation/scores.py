@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hfcompress.contracts import Measurement, Task, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import numpy as np
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 
 from hfcompress.errors import DataError
 from hfcompress.evaluation.scores import Score, mean_of, proportion_of
@@ -118,9 +119,7 @@ def cider(texts: Sequence[str], references: Sequence[Sequence[str]]) -> Score:
 def _ngrams(text: str) -> Counter[tuple[str, ...]]:
     words = _WORDS.findall(text.lower())
     return Counter(
-        tuple(words[start : start + n])
-        for n in range(1, _LONGEST_NGRAM + 1)
-        for start in range(len(words) - n + 1)
+        tuple(words[start : start + n]) for n in range(1, _LONGEST_NGRAM + 1) for start in range(len(words) - n + 1)
     )
 
 

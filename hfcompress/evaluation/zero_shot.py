@@ -144,7 +144,8 @@ def _class_recalls(hits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], cla
 
     def recalls(totals: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         right, all_rows = totals[..., :classes], totals[..., classes:]
-        return np.divide(right, all_rows, out=np.full_like(right, np.nan), where=all_rows > 0)
+        shares: np.ndarray[Any, Any] = np.divide(right, all_rows, out=np.full_like(right, np.nan), where=all_rows > 0)
+        return shares
 
     of_each = recalls(np.asarray(sums.sum(axis=0)).ravel())
     worst = int(np.nanargmin(of_each))
