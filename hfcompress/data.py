@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import datasets
-from datasets import Audio, Dataset, get_dataset_config_names, get_dataset_split_names, load_dataset
+from datasets import (
+    Audio,
+    Dataset,
+    ReadInstruction,
+    get_dataset_config_names,
+    get_dataset_split_names,
+    load_dataset,
+)
 
 from hfcompress.contracts import Rows
 from hfcompress.errors import DataError
@@ -19,6 +26,9 @@ if TYPE_CHECKING:
     from hfcompress.recipe import DataReference
 
 __all__ = ["load_rows", "rows_in"]
+
+_BOUNDLESS = 10**15
+"""More rows than any split has."""
 
 
 def load_rows(reference: DataReference, needed: Iterable[str]) -> Rows:
@@ -50,6 +60,7 @@ def load_rows(reference: DataReference, needed: Iterable[str]) -> Rows:
     if not len(dataset):
         msg = f"{title}: the split {reference.split!r} holds no rows"
         raise DataError(msg, ("split",))
+    _require_count(dataset, title, reference.split)
     return Rows(dataset, title, revision, reference.split)
 
 
@@ -77,6 +88,26 @@ def _require(dataset: Dataset, title: str, needed: Iterable[str], advice: str) -
         if name not in dataset.column_names:
             msg = f"{title} gives no {name!r}: {advice % name}; it has: {', '.join(dataset.column_names)}"
             raise DataError(msg)
+
+
+def _require_count(dataset: Dataset, title: str, split: str) -> None:
+    """Make sure that a slice with a number of rows gave as many; `datasets` gives what there is.
+
+    The slice is read against the real sizes of the splits, and against sizes that no slice can exceed.
+    """
+    instruction = ReadInstruction.from_spec(split)
+    sizes = {str(name): info.num_examples for name, info in (dataset.info.splits or {}).items()}
+    if "all" not in sizes and split == "all":  # the name for all splits together, which asks for no number
+        return
+    asked_for = instruction.to_absolute(dict.fromkeys(sizes, _BOUNDLESS))
+    for asked, got in zip(asked_for, instruction.to_absolute(sizes), strict=True):
+        wanted, used = asked.to - asked.from_, got.to - got.from_
+        if used < wanted < _BOUNDLESS // 100:  # what is open at one end, or a percentage, asks for no number
+            msg = (
+                f"{title}: the split {split!r} asks for {wanted} rows and gives {used}, because {asked.splitname} has "
+                f"{sizes[asked.splitname]}; ask for those that there are"
+            )
+            raise DataError(msg, ("split",))
 
 
 def _title(reference: DataReference) -> str:

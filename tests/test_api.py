@@ -9,7 +9,8 @@ import datasets
 import pytest
 
 import hfcompress
-from hfcompress.errors import CheckpointError, UnknownNameError, UsageError
+from hfcompress.errors import CheckpointError, DataError, UnknownNameError, UsageError
+from hfcompress.report import Report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +27,39 @@ def test_prune_is_a_function(clip: Path, tmp_path: Path) -> None:
     assert "text: 256 → 128 feed-forward units in 3 layers" in json.dumps(detail, ensure_ascii=False)
     assert hfcompress.load(tmp_path / "small").config.text_config.intermediate_size == 128
     assert (tmp_path / "small/tokenizer.json").read_bytes() == (clip / "tokenizer.json").read_bytes()
+
+
+def test_evaluate_measures_one_model(clip: Path, quickstart_folder: Path, pruned: Ran) -> None:
+    """`evaluate` gives the numbers that a run reports for that model, without anything to compare it with."""
+    rows = datasets.load_dataset(str(quickstart_folder / "data"), split="test[:60]")
+    templates = ["a photo of the digit {label}.", "a handwritten {label}."]
+    found = {
+        folder: hfcompress.evaluate(folder, "zero-shot-image-classification", rows, templates=templates)
+        for folder in (clip, pruned.folder)
+    }
+    report = Report.load(pruned.folder)
+    names = ["zero_shot_accuracy", "zero_shot_top5_accuracy", "mean_per_class_recall", "worst_class_recall"]
+    for row, other in zip(found[clip], found[pruned.folder], strict=True):
+        assert (row.compressed, other.compressed) == (report[row.name].source, report[row.name].compressed)
+        assert row.source is row.difference is None
+    assert [row.name for row in found[clip]] == names
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "error", "match"),
+    [
+        ("image-to-txt", {}, UnknownNameError, r"^there is no task 'image-to-txt' \(did you mean 'image-to-text'\?\)"),
+        ("image-text-retrieval", {"k": 3}, UsageError, r"^image-text-retrieval: k: Extra inputs are not permitted$"),
+        ("image-text-retrieval", {}, DataError, r"^dataset gives no 'text': name it so with `dataset.rename_column"),
+    ],
+)
+def test_evaluate_says_what_is_wrong(
+    task: str, options: dict[str, int], error: type[Exception], match: str, clip: Path, quickstart_folder: Path
+) -> None:
+    """A task that there is not, options of another and columns that lack are told."""
+    rows = datasets.load_dataset(str(quickstart_folder / "data"), split="test[:6]")
+    with pytest.raises(error, match=match):
+        hfcompress.evaluate(clip, task, rows, **options)
 
 
 @pytest.mark.onnxruntime

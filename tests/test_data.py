@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from datasets import Audio, Dataset
 
-from hfcompress.data import load_rows
+from hfcompress.data import load_rows, rows_in
 from hfcompress.errors import DataError
 from hfcompress.hub import content_revision
 from hfcompress.recipe import DataReference
+from tests.checkpoints import sounds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +71,42 @@ def test_what_is_not_there(
     with pytest.raises(DataError, match=match) as caught:
         digits(quickstart_folder, needed=("label",), **changes)
     assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("split", "match"),
+    [
+        ("test[:600]", r"^data: the split 'test\[:600\]' asks for 600 rows and gives 540, because test has 540; ask"),
+        ("test[530:550]", r"^data: the split 'test\[530:550\]' asks for 20 rows and gives 10, because test has 540"),
+        ("test[-600:]", r"asks for 600 rows and gives 540, because test has 540"),
+        ("test+calibration[:300]", r"asks for 300 rows and gives 257, because calibration has 257"),
+    ],
+)
+def test_fewer_rows_than_asked_for(split: str, match: str, quickstart_folder: Path) -> None:
+    """A slice of more rows than there are is an error with both numbers, not a smaller sample."""
+    with pytest.raises(DataError, match=match) as caught:
+        digits(quickstart_folder, split=split)
+    assert caught.value.key == ("split",)
+
+
+@pytest.mark.parametrize(
+    ("split", "rows"), [("test[:540]", 540), ("test[500:]", 40), ("test[:-500]", 40), ("test[:50%]", 270)]
+)
+def test_slices_that_there_are(split: str, rows: int, quickstart_folder: Path) -> None:
+    """Slices within the split, open ones and percentages give what they say."""
+    assert len(digits(quickstart_folder, split=split)) == rows
+
+
+def test_rows_of_a_caller() -> None:
+    """A dataset that a caller made must have the columns, and rows, and leaves sounds undecoded."""
+    heard = Dataset.from_dict({"audio": sounds(2), "label": [0, 1]}).cast_column("audio", Audio())
+    assert rows_in(heard, "mine", ["audio"]).dataset[0]["audio"]["bytes"] == sounds(1)[0]["bytes"]
+    with pytest.raises(
+        DataError, match=r"^mine gives no 'text': name it so with `dataset.rename_column\(..., 'text'\)`"
+    ):
+        rows_in(heard, "mine", ["text"])
+    with pytest.raises(DataError, match=r"^mine holds no rows$"):
+        rows_in(heard.select([]), "mine")
 
 
 def test_folder_without_data(tmp_path: Path) -> None:

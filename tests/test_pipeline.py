@@ -305,6 +305,21 @@ def test_split_without_rows(write: Callable[..., Path]) -> None:
     assert mistake.startswith(expected)
 
 
+def test_rows_that_a_step_calibrates_on(write: Callable[..., Path], recipe: Callable[..., dict[str, Any]]) -> None:
+    """An evaluation on images that a step has seen is a mistake, though its split is called otherwise."""
+    data = recipe()["data"]
+    data["seen"] = {**data["test"], "split": "test[55:100]", "columns": {"image": "image", "text": "caption"}}
+    steps = [{"use": "prune", "towers": {"all": {"ffn": 0.5}}, "calibration": "seen"}]
+
+    (mistake,) = _mistakes(write(data=data, steps=steps))
+    place, _, message = mistake.partition(": ")
+    assert re.fullmatch(r"recipe\.yaml:\d+:\d+", place)
+    assert message == (
+        "evaluate[0].data: 5 of its 60 rows (the first is row 55) hold what rows of `seen` hold, on which steps[0] "
+        "calibrates; expected other rows"
+    )
+
+
 def test_labels_without_names(write: Callable[..., Path], recipe: Callable[..., dict[str, Any]]) -> None:
     """Classes that nobody names are a mistake of the evaluation, found before anything is compressed."""
     file = write(evaluate=[{**recipe()["evaluate"][0], "labels": ["zero", "one"]}])
