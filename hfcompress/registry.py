@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from hfcompress.pruning.importance import Importance
     from hfcompress.runtimes.onnx_export import Exporter
 
-__all__ = ["EXPORTS", "IMPORTANCES", "QUANTIZERS", "REGISTRIES", "RUNTIMES", "STEPS", "TASKS", "Registry", "did_you_mean"]
+__all__ = [
+    "EXPORTS",
+    "IMPORTANCES",
+    "QUANTIZERS",
+    "REGISTRIES",
+    "RUNTIMES",
+    "STEPS",
+    "TASKS",
+    "Registry",
+    "did_you_mean",
+]
 
 T = TypeVar("T")
 

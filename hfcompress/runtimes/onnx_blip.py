@@ -48,9 +48,7 @@ class _Encoder(VisionOnnxConfig):
 class _Decoder(OnnxSeq2SeqConfigWithPast):
     """The text decoder: tokens and the encoder's states in, logits and the cache of keys and values out."""
 
-    NORMALIZED_CONFIG_CLASS = NormalizedSeq2SeqConfig.with_args(
-        decoder_num_layers="num_hidden_layers", allow_new=True
-    )
+    NORMALIZED_CONFIG_CLASS = NormalizedSeq2SeqConfig.with_args(decoder_num_layers="num_hidden_layers", allow_new=True)
 
     @property
     def inputs(self) -> Axes:

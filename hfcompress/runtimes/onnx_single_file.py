@@ -102,9 +102,7 @@ def _begin_with_image(config: PretrainedConfig, inputs: Inputs) -> Inputs:
     return {**inputs, "input_ids": torch.cat([image, ids], dim=1)}
 
 
-def _parts(
-    model: PreTrainedModel, path: Path, adapt: Adapt
-) -> Mapping[str, tuple[torch.nn.Module, SingleFileConfig]]:
+def _parts(model: PreTrainedModel, path: Path, adapt: Adapt) -> Mapping[str, tuple[torch.nn.Module, SingleFileConfig]]:
     """Trace what varies with the number of rows and with the length of the texts, and describe the model by it."""
     make = partial(_inputs, model, path, adapt)
     arguments = make(_ROWS, _ROWS, _TOKENS)

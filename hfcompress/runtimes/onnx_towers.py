@@ -60,11 +60,7 @@ def lay_out(graphs: Path, config: PretrainedConfig, layout: Layout) -> None:
 
 def tower_graphs(folder: Path) -> dict[str, Path]:
     """Return the graph of each tower under a folder, by the embeddings that it gives."""
-    return {
-        output: graph
-        for name, output in EMBEDDINGS.items()
-        for graph in sorted(folder.glob(f"{name}*.onnx"))[:1]
-    }
+    return {output: graph for name, output in EMBEDDINGS.items() for graph in sorted(folder.glob(f"{name}*.onnx"))[:1]}
 
 
 def _inputs_of(graph: onnx.GraphProto, output: str) -> set[str]:

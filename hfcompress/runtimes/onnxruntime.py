@@ -168,9 +168,7 @@ def _load(stock: type[ORTModel], path: Path, threads: int | None, **files: str) 
         raise CheckpointError(msg) from error
 
 
-def _with_masks(
-    inputs: Mapping[str, np.ndarray[Any, Any]], wanted: frozenset[str]
-) -> dict[str, np.ndarray[Any, Any]]:
+def _with_masks(inputs: Mapping[str, np.ndarray[Any, Any]], wanted: frozenset[str]) -> dict[str, np.ndarray[Any, Any]]:
     """Attend to everything where a mask is wanted and none is given, as torch models do."""
     given = dict(inputs)
     if "attention_mask" in wanted and "attention_mask" not in given:
