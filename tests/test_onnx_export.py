@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +11,15 @@ import torch
 from transformers import BlipConfig, CLIPConfig, FlavaConfig
 
 from hfcompress.anatomy import load_config, load_model
-from hfcompress.contracts import Checkpoint
+from hfcompress.contracts import Checkpoint, StepContext
 from hfcompress.errors import QuantizationError
+from hfcompress.pruning.step import Prune, PruneOptions, TowerRatios
 from hfcompress.registry import EXPORTS
 from tests.families import FAMILIES, build
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -229,8 +230,6 @@ def test_no_towers_to_export_apart(tmp_path: Path) -> None:
 
 def test_pruned_layers_of_different_widths(tmp_path: Path, python: Python) -> None:
     """Towers of a model that only hfcompress can load in torch run in a process that never imports it."""
-    from hfcompress.pruning.step import Prune, PruneOptions, TowerRatios
-    from hfcompress.contracts import StepContext
 
     source = saved("clip", tmp_path / "source")
     (tmp_path / "pruned").mkdir()

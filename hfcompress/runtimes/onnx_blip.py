@@ -31,7 +31,7 @@ __all__ = ["blip"]
 _ROWS, _TOKENS, _PLACES = 2, 6, 5
 
 
-class _Encoder(VisionOnnxConfig):
+class _Encoder(VisionOnnxConfig):  # type: ignore[misc] # optimum has no types
     """The vision tower: an image in, one state for each of its patches out."""
 
     NORMALIZED_CONFIG_CLASS = NormalizedVisionConfig
@@ -45,7 +45,7 @@ class _Encoder(VisionOnnxConfig):
         return {"last_hidden_state": {0: "batch_size"}}
 
 
-class _Decoder(OnnxSeq2SeqConfigWithPast):
+class _Decoder(OnnxSeq2SeqConfigWithPast):  # type: ignore[misc] # optimum has no types
     """The text decoder: tokens and the encoder's states in, logits and the cache of keys and values out."""
 
     NORMALIZED_CONFIG_CLASS = NormalizedSeq2SeqConfig.with_args(decoder_num_layers="num_hidden_layers", allow_new=True)

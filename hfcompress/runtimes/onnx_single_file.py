@@ -39,7 +39,7 @@ _ROWS, _TOKENS = 2, 12
 _SAMPLES = 16_000
 
 
-class SingleFileConfig(OnnxConfig):
+class SingleFileConfig(OnnxConfig):  # type: ignore[misc] # optimum has no types
     """optimum's description of a model that becomes one graph.
 
     Args:
@@ -151,7 +151,7 @@ def _inputs(model: PreTrainedModel, path: Path, adapt: Adapt, rows: int, texts: 
 def _features(path: Path, example: Tensor) -> Tensor:
     """Return features of as many frames as the checkpoint's own extractor makes, for that number is in the graph."""
     try:
-        processor = load_processor(path)
+        processor: Any = load_processor(path)
     except CheckpointError:
         return example
     extractor = processor.feature_extractor

@@ -54,8 +54,8 @@ def lay_out(graphs: Path, config: PretrainedConfig, layout: Layout) -> None:
             _add_pooled(tower.graph, output)
         _save(tower, graphs / f"{file}.onnx")
     if layout == "towers":
-        for file in graphs.glob(f"{_COMBINED}*"):
-            file.unlink()
+        for whole in graphs.glob(f"{_COMBINED}*"):
+            whole.unlink()
 
 
 def tower_graphs(folder: Path) -> dict[str, Path]:
