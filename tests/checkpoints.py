@@ -1,10 +1,10 @@
-"""Whole tiny checkpoints of several families: a model made from its config, and a processor made on the spot."""
-
-from __future__ import annotations
+"""Tiny checkpoints with the processors that their rows go through, all made on the spot."""
 
 import io
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -19,8 +19,12 @@ from transformers import (
     ClapProcessor,
     CLIPImageProcessor,
     LlavaProcessor,
+    PretrainedConfig,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
     RobertaTokenizerFast,
+    SiglipImageProcessor,
+    SiglipProcessor,
     TrOCRProcessor,
     ViTImageProcessor,
     WhisperFeatureExtractor,
@@ -28,123 +32,87 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from hfcompress.contracts import Rows
+from hfcompress.contracts import Checkpoint, Rows
 from tests.families import FAMILIES, build
 from tests.families.tensors import IMAGE
-from tests.families.towers import BEGIN, VOCABULARY
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from transformers import PretrainedConfig
+from tests.families.towers import VOCABULARY
 
 RATE = 16_000
-SIZE = {"height": 32, "width": 32}
-WORDS = ("red", "green", "blue", "square", "circle", "what", "color", "is", "the", "shape", "it", "yes", "no", "one")
+SIDE = 32
+WORDS = ("a", "cat", "dog", "on", "red", "blue", "mat", "and", "the", "bird")
 
 
-def save(family: str, folder: Path) -> Path:
-    """Write the checkpoint of a family that has a processor here, and return its folder."""
-    model = build(FAMILIES[family])
-    if family == "trocr":
-        model.generation_config.decoder_start_token_id = BEGIN
-    model.save_pretrained(folder)
-    (folder / "words").mkdir()
-    _PROCESSORS[family](model.config, folder / "words").save_pretrained(folder)
-    return folder
+def _word_tokenizer(folder: Path) -> BertTokenizerFast:
+    """Return a tokenizer of whole words; its special tokens have the ids of the tiny models."""
+    tokens = ["[PAD]", "[CLS]", "[UNK]", "[SEP]", "[MASK]", *(f"[unused{place}]" for place in range(5)), *WORDS]
+    tokens += [f"w{place}" for place in range(len(tokens), VOCABULARY)]
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    return BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=20)
 
 
-def pictures(count: int) -> list[Image.Image]:
-    """Return images of noise, each of its own size and brightness."""
-    random = np.random.default_rng(0)
-    return [
-        Image.fromarray(random.integers(0, 100 + 10 * index, (40 + index, 48, 3), dtype=np.uint8).astype(np.uint8))
-        for index in range(count)
-    ]
+def _letters(folder: Path, first: list[str]) -> tuple[str, str]:
+    """Write the files of a byte-level tokenizer of single letters."""
+    tokens = [*first, *(chr(code) for code in range(33, 127)), "Ġ"]
+    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+    vocabulary.write_text(json.dumps({token: place for place, token in enumerate(tokens)}), encoding="utf-8")
+    merges.write_text("#version: 0.2\n", encoding="utf-8")
+    return str(vocabulary), str(merges)
 
 
-def sounds(count: int, seconds: float = 0.5) -> list[dict[str, Any]]:
-    """Return tones of rising pitch as files."""
-    times = np.arange(int(RATE * seconds)) / RATE
-    found = []
-    for index in range(count):
-        file = io.BytesIO()
-        soundfile.write(file, 0.5 * np.sin(2 * np.pi * (200 + 60 * index) * times), RATE, format="WAV")
-        found.append({"bytes": file.getvalue(), "path": None})
-    return found
+def _siglip(_: PretrainedConfig, folder: Path) -> ProcessorMixin:
+    return SiglipProcessor(SiglipImageProcessor(size={"height": SIDE, "width": SIDE}), _word_tokenizer(folder))
 
 
-def spoken_rows(**columns: list[Any]) -> Rows:
-    """Return rows with the column `audio` left as files."""
-    return Rows(Dataset.from_dict(columns).cast_column("audio", Audio(decode=False)), "sounds", "0", "all")
+def _blip(_: PretrainedConfig, folder: Path) -> ProcessorMixin:
+    return BlipProcessor(BlipImageProcessor(size={"height": SIDE, "width": SIDE}), _word_tokenizer(folder))
 
 
-def _word_tokenizer() -> PreTrainedTokenizerFast:
-    tokens = [*(["<pad>", "<s>", "</s>", "<unk>"]), *WORDS]
-    tokens += [f"w{index}" for index in range(len(tokens), VOCABULARY)]
-    tokens[IMAGE] = "<image>"
-    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<unk>"))  # noqa: S106 - no password
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=64,
-        additional_special_tokens=["<image>"],
-        model_input_names=["input_ids", "attention_mask"],
-        **names,
-    )
+def _trocr(_: PretrainedConfig, folder: Path) -> ProcessorMixin:
+    return TrOCRProcessor(ViTImageProcessor(size={"height": SIDE, "width": SIDE}), _word_tokenizer(folder))
 
 
-def _whisper(config: PretrainedConfig, folder: Path) -> WhisperProcessor:
-    # the ids of the config's special tokens, and then what a byte-level tokenizer has
-    tokens = ["<pad>", "<s>", "<|endoftext|>", "<start>", *(chr(code) for code in range(33, 127)), "Ġ"]
-    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = WhisperTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=24)
+def _whisper(config: PretrainedConfig, folder: Path) -> ProcessorMixin:
     extractor = WhisperFeatureExtractor(
         feature_size=config.num_mel_bins, chunk_length=1, hop_length=RATE // (2 * config.max_source_positions)
     )
-    return WhisperProcessor(extractor, tokenizer)
+    return WhisperProcessor(extractor, WhisperTokenizer(*_letters(folder, ["<|endoftext|>"]), model_max_length=16))
 
 
-def _clap(config: PretrainedConfig, folder: Path) -> ClapProcessor:
-    audio = config.audio_config
-    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *(chr(code) for code in range(33, 123)), "Ġ"]
-    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = RobertaTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=40)
+def _clap(config: PretrainedConfig, folder: Path) -> ProcessorMixin:
     extractor = ClapFeatureExtractor(
-        feature_size=audio.num_mel_bins,
+        feature_size=config.audio_config.num_mel_bins,
         sampling_rate=RATE,
-        hop_length=160,
+        hop_length=80,
         max_length_s=1,
-        fft_window_size=512,
-        truncation="rand_trunc",
+        fft_window_size=256,
         frequency_max=RATE // 2,
+        truncation="rand_trunc",
     )
-    return ClapProcessor(extractor, tokenizer)
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    return ClapProcessor(extractor, RobertaTokenizerFast(*_letters(folder, special), model_max_length=20))
 
 
-def _blip(_: PretrainedConfig, folder: Path) -> BlipProcessor:
-    tokens = ["[PAD]", "[CLS]", "[UNK]", "[SEP]", "[MASK]", *WORDS, *(f"w{index}" for index in range(85))]
-    (folder / "vocab.txt").write_text("\n".join(tokens))
-    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=32)
-    return BlipProcessor(BlipImageProcessor(size=SIZE), tokenizer)
-
-
-def _trocr(_: PretrainedConfig, folder: Path) -> TrOCRProcessor:
+def _llava(config: PretrainedConfig, folder: Path) -> ProcessorMixin:
     del folder
-    return TrOCRProcessor(ViTImageProcessor(size=SIZE), _word_tokenizer())
-
-
-def _llava(config: PretrainedConfig, folder: Path) -> LlavaProcessor:
-    del folder
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", *WORDS]
+    tokens += [f"w{place}" for place in range(len(tokens), VOCABULARY)]
+    tokens[IMAGE] = "<image>"
+    words = models.WordLevel({token: place for place, token in enumerate(tokens)}, unk_token=tokens[3])
+    tokenizer = Tokenizer(words)
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    size = {"height": SIDE, "width": SIDE}
     return LlavaProcessor(
-        CLIPImageProcessor(size=SIZE, crop_size=SIZE),
-        _word_tokenizer(),
+        CLIPImageProcessor(size=size, crop_size=size),
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            model_max_length=64,
+            additional_special_tokens=[tokens[IMAGE]],
+            model_input_names=["input_ids", "attention_mask"],
+            **dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), tokens, strict=False)),
+        ),
         patch_size=config.vision_config.patch_size,
         vision_feature_select_strategy="default",
-        image_token="<image>",  # noqa: S106 - no password
+        image_token=tokens[IMAGE],
         num_additional_image_tokens=1,
         chat_template=(
             "{% for m in messages %}{% for part in m['content'] %}"
@@ -154,11 +122,70 @@ def _llava(config: PretrainedConfig, folder: Path) -> LlavaProcessor:
     )
 
 
-_PROCESSORS = {
-    "whisper": _whisper,
-    "clap": _clap,
+_PROCESSORS: dict[str, Callable[[PretrainedConfig, Path], ProcessorMixin]] = {
+    "siglip": _siglip,
     "blip_captioning": _blip,
     "blip_vqa": _blip,
-    "trocr": _trocr,
     "llava": _llava,
+    "trocr": _trocr,
+    "whisper": _whisper,
+    "clap": _clap,
 }
+
+
+def save_checkpoint(name: str, folder: Path) -> Checkpoint:
+    """Save the tiny model of a family with a processor for it."""
+    model = build(FAMILIES[name])
+    if name == "trocr":
+        model.config.decoder_start_token_id, model.config.pad_token_id = 1, 0  # as released checkpoints have them
+        model.generation_config.decoder_start_token_id, model.generation_config.eos_token_id = 1, 2
+    model.save_pretrained(folder)
+    parts = folder.parent / f"{folder.name}-words"
+    parts.mkdir()
+    _PROCESSORS[name](model.config, parts).save_pretrained(folder)
+    return Checkpoint(folder, "transformers")
+
+
+def _wav(hertz: float, seconds: float = 0.5) -> bytes:
+    file = io.BytesIO()
+    samples = np.sin(2 * np.pi * hertz * np.arange(int(RATE * seconds)) / RATE)
+    soundfile.write(file, samples, RATE, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+def sounds(count: int, seconds: float = 0.5) -> list[dict[str, Any]]:
+    """Return tones of rising pitch as files."""
+    return [{"bytes": _wav(200 + 40 * row, seconds), "path": None} for row in range(count)]
+
+
+def spoken_rows(**columns: list[Any]) -> Rows:
+    """Return rows with the column `audio` left as files."""
+    return Rows(Dataset.from_dict(columns).cast_column("audio", Audio(decode=False)), "sounds", "0", "all")
+
+
+def sound_rows(count: int) -> Rows:
+    """Return rows of tones and of words for them, of different lengths."""
+    return spoken_rows(audio=sounds(count), text=[" ".join(WORDS[: 1 + row % 3]) for row in range(count)])
+
+
+def pictures(count: int) -> list[Image.Image]:
+    """Return images of noise, each of its own size and brightness."""
+    random = np.random.default_rng(0)
+    return [
+        Image.fromarray(random.integers(0, 100 + 10 * row, (40 + row, 48, 3)).astype(np.uint8)) for row in range(count)
+    ]
+
+
+def image_rows(count: int) -> Rows:
+    """Return rows of coloured noise and of words for it, of different lengths."""
+    random = np.random.default_rng(0)
+    columns = {
+        "image": [Image.fromarray(random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)) for _ in range(count)],
+        "text": [" ".join(WORDS[: 1 + row % 3]) for row in range(count)],
+    }
+    return Rows(Dataset.from_dict(columns), "images", "0", "all")
+
+
+def without_text(rows: Rows) -> Rows:
+    """Return the same rows without their texts."""
+    return Rows(rows.dataset.remove_columns("text"), rows.name, rows.revision, rows.split)

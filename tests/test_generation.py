@@ -17,7 +17,7 @@ from hfcompress.evaluation.image_to_text import ImageToText, ImageToTextOptions
 from hfcompress.evaluation.visual_question_answering import VisualQuestionAnswering, VisualQuestionOptions
 from hfcompress.inputs import audio_inputs
 from hfcompress.runtimes import runtime_of
-from tests.checkpoints import pictures, save, sounds, spoken_rows
+from tests.checkpoints import pictures, save_checkpoint, sounds, spoken_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +70,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, float], Mod
     """Return a function that loads a tiny model, whose weights have been disturbed by that share of their spread."""
 
     def loaded(family: str, noise: float = 0.0) -> Model:
-        model = runtime_of("transformers").load(save(family, tmp_path_factory.mktemp(family) / "model"))
+        model = runtime_of("transformers").load(save_checkpoint(family, tmp_path_factory.mktemp(family) / "model").path)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in model.stock.parameters():

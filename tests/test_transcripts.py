@@ -13,7 +13,7 @@ from hfcompress.contracts import Rows
 from hfcompress.errors import DataError
 from hfcompress.evaluation.transcripts import error_rates, normaliser, whole_sounds
 from hfcompress.inputs import load_processor
-from tests.checkpoints import RATE, save, sounds
+from tests.checkpoints import RATE, save_checkpoint, sounds
 from tests.test_text_scores import value
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def test_normaliser_of_nothing_keeps_words() -> None:
 
 def test_long_sounds_are_refused(tmp_path: Path) -> None:
     """A sound that the feature extractor would cut is an error that says both lengths; shorter ones come decoded."""
-    processor = load_processor(save("whisper", tmp_path / "whisper"))
+    processor = load_processor(save_checkpoint("whisper", tmp_path / "whisper").path)
     (decoded,) = whole_sounds(processor, sounds(1))
     assert (len(decoded["array"]), decoded["sampling_rate"]) == (RATE // 2, RATE)
     with pytest.raises(DataError, match=r"^row 0 of this batch lasts 1.5 s, and the model hears 1 s at once; cut long"):

@@ -20,7 +20,7 @@ from hfcompress.evaluation.zero_shot_image_classification import ZeroShotImageCl
 from hfcompress.inputs import possible_inputs
 from hfcompress.recipe import DataReference
 from hfcompress.runtimes import runtime_of
-from tests.checkpoints import save, sounds, spoken_rows
+from tests.checkpoints import save_checkpoint, sounds, spoken_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,7 +159,7 @@ def test_one_model_alone(model: Model, rows: Rows) -> None:
 
 def test_sounds_are_classified_by_the_model_itself(tmp_path: Path) -> None:
     """A CLAP's choices are those of its own similarities, also for sounds longer than what it hears."""
-    model = runtime_of("transformers").load(save("clap", tmp_path / "clap"))
+    model = runtime_of("transformers").load(save_checkpoint("clap", tmp_path / "clap").path)
     names = ("a dog", "falling rain", "a bell")
     rows = spoken_rows(audio=sounds(4, 1.3), label=[0, 1, 2, 0])
     options = ZeroShotAudioOptions(data="rows", labels=names, templates=("sound of {label}",), batch_size=3)
