@@ -104,14 +104,17 @@ def audio_inputs(
 
 
 def possible_inputs(processor: ProcessorMixin, rows: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray[Any, Any]]:
-    """Turn a column-wise batch of rows into every input that its columns `image`, `audio` and `text` give."""
+    """Turn a column-wise batch of rows into every input that its columns `image`, `audio` and `text` give.
+
+    Of a row with a list of texts, the captions of one image, the first is taken.
+    """
     made: dict[str, np.ndarray[Any, Any]] = {}
     if "image" in rows and hasattr(processor, "image_processor"):
         made |= image_inputs(processor, rows["image"])
     if "audio" in rows and hasattr(processor, "feature_extractor"):
         made |= audio_inputs(processor, rows["audio"])
     if "text" in rows and hasattr(processor, "tokenizer"):
-        made |= text_inputs(processor, rows["text"])
+        made |= text_inputs(processor, [text if isinstance(text, str) else text[0] for text in rows["text"]])
     return made
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["bootstrapped", "paired_proportions", "proportion", "resampled"]
+__all__ = ["bootstrapped", "joined", "paired_proportions", "proportion", "resampled"]
 
 _RESAMPLES = 1000
 _AT_ONCE = 50
@@ -55,14 +55,25 @@ def paired_proportions(compressed: Array, source: Array) -> Value:
     spread = np.sqrt(after.value * (1 - after.value) * before.value * (1 - before.value))
     if covariance > 0:
         covariance = max(covariance - 1 / (2 * n), 0.0)
-    correlation = covariance / spread if spread > 0 else 0.0
+    return joined(after, before, covariance / spread if spread > 0 else 0.0)
 
-    def joined(one: float, other: float) -> float:
+
+def joined(after: Value, before: Value, correlation: float = 0.0) -> Value:
+    """Return the difference of two values with an interval made of theirs (Newcombe 1998, "square and add").
+
+    Args:
+        after: The result's value with its interval.
+        before: The source's.
+        correlation: Of the two, in [-1, 1]; without any the interval is that of independent samples, and too wide
+            rather than too narrow for values that go together.
+    """
+
+    def added(one: float, other: float) -> float:
         return float(np.sqrt(max(one**2 - 2 * correlation * one * other + other**2, 0.0)))
 
     difference = after.value - before.value
-    low = joined(after.value - (after.low or 0.0), (before.high or 0.0) - before.value)
-    high = joined((after.high or 0.0) - after.value, before.value - (before.low or 0.0))
+    low = added(after.value - (after.low or 0.0), (before.high or 0.0) - before.value)
+    high = added((after.high or 0.0) - after.value, before.value - (before.low or 0.0))
     return Value(difference, difference - low, difference + high)
 
 

@@ -82,8 +82,8 @@ class DataReference(_Section):
     split: str = Field(description='Split, and which of its rows: "test", "train[:256]".')
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="Name that steps and tasks use (image, text, audio, label) → the dataset's own column. "
-        "Without this mapping the dataset's columns must have those names already.",
+        description="Name that steps and tasks use (image, text, audio, label, question, answer) → the dataset's own "
+        "column. Without this mapping the dataset's columns must have those names already.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a dataset on the Hub.")
 

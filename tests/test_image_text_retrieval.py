@@ -106,3 +106,11 @@ def test_rows_without_captions(text: list[object], model: Model) -> None:
         DataError, match=r"^row [01] of rows has the text .*, expected a caption or a list of captions$"
     ):
         TASK.predict(model, rows, Progress())
+
+
+def test_the_first_caption_calibrates(model: Model, rows: Rows) -> None:
+    """Where a row has several captions, a step that reads texts reads the first."""
+    batch = rows.dataset[:5]
+    first = {**batch, "text": [own[0] for own in batch["text"]]}
+    several, one = (possible_inputs(model.processor, columns) for columns in (batch, first))
+    assert several["input_ids"].tolist() == one["input_ids"].tolist()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from hfcompress.errors import CheckpointError
 from hfcompress.inputs import audio_inputs, image_inputs, text_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from hfcompress.contracts import Model, Progress, Rows
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Modality", "embed_media", "embed_texts", "normalised"]
 
+T = TypeVar("T")
 Modality: TypeAlias = Literal["image", "audio"]
 _PLURAL = {"image": "images", "audio": "sounds"}
 
@@ -32,15 +34,9 @@ def embed_media(model: Model, rows: Rows, modality: Modality, batch_size: int, p
         CheckpointError: The model gives no such embeddings.
     """
     companion = text_inputs(model.processor, ["-"])
-    batches = progress.track(
-        rows.batches(batch_size), -(-len(rows) // batch_size), f"batches of {batch_size} {_PLURAL[modality]}"
-    )
-    return np.concatenate(
-        [
-            _call(model, {**_media_inputs(model, modality, batch), **companion}, f"{modality}_embeds")
-            for batch in batches
-        ]
-    )
+    made = _ahead(_media_inputs(model, modality, batch) for batch in rows.batches(batch_size))
+    batches = progress.track(made, -(-len(rows) // batch_size), f"batches of {batch_size} {_PLURAL[modality]}")
+    return np.concatenate([_call(model, {**inputs, **companion}, f"{modality}_embeds") for inputs in batches])
 
 
 def embed_texts(
@@ -63,6 +59,19 @@ def embed_texts(
             for start in starts
         ]
     )
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield the items, the next of which is made in a thread while the model runs on the one before.
+
+    Decoding and resizing leave the interpreter's lock, so a second core takes them; a process would have to send the
+    pixels back, and to be forked beside the threads of a runtime.
+    """
+    with ThreadPoolExecutor(1) as worker:
+        coming = worker.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = worker.submit(next, items, None)
+            yield item
 
 
 def _media_inputs(model: Model, modality: Modality, batch: dict[str, list[Any]]) -> dict[str, np.ndarray[Any, Any]]:

@@ -33,7 +33,8 @@ class Score:
         higher_is_better: Which way is good.
         is_proportion: Whether it is the mean of outcomes in [0, 1], so that Wilson's interval holds.
         n: What is counted, where that is not rows ("captions").
-        interval: The value's interval, where resampling rows would not give it.
+        interval: The value with its interval, where resampling rows would not give it: that of an extreme, which
+            resampling finds to be more extreme.
     """
 
     name: str
@@ -126,14 +127,15 @@ class ScoredTask(Task):
 
 def _values(after: Score, before: Score | None) -> tuple[Value, Value | None, Value | None]:
     """Return the value of the result, that of the source, and their difference."""
-    from hfcompress.intervals import paired_proportions, proportion, resampled
+    from hfcompress.intervals import joined, paired_proportions, proportion, resampled
 
     both = [after] if before is None else [after, before]
     if after.is_proportion:
         outcomes = [score.sums[:, 0] for score in both]
         values = [proportion(float(each.sum()), len(each)) for each in outcomes]
         difference = paired_proportions(outcomes[0], outcomes[-1])
+    elif intervals := [score.interval for score in both if score.interval is not None]:
+        values, difference = intervals, joined(intervals[0], intervals[-1])
     else:
         values, difference = resampled([score.sums for score in both], after.statistic)
-        values = [score.interval or value for score, value in zip(both, values, strict=True)]
     return (values[0], None, None) if before is None else (values[0], values[1], difference)
