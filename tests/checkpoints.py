@@ -27,6 +27,9 @@ from transformers import (
     SiglipProcessor,
     TrOCRProcessor,
     ViTImageProcessor,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
     WhisperFeatureExtractor,
     WhisperProcessor,
     WhisperTokenizer,
@@ -122,12 +125,19 @@ def _llava(config: PretrainedConfig, folder: Path) -> ProcessorMixin:
     )
 
 
+def _wav2vec2(_: PretrainedConfig, folder: Path) -> ProcessorMixin:
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", *(chr(code) for code in range(65, 91)), "'"]
+    (folder / "vocab.json").write_text(json.dumps({token: place for place, token in enumerate(tokens)}))
+    return Wav2Vec2Processor(Wav2Vec2FeatureExtractor(), Wav2Vec2CTCTokenizer(str(folder / "vocab.json")))
+
+
 _PROCESSORS: dict[str, Callable[[PretrainedConfig, Path], ProcessorMixin]] = {
     "siglip": _siglip,
     "blip_captioning": _blip,
     "blip_vqa": _blip,
     "llava": _llava,
     "trocr": _trocr,
+    "wav2vec2": _wav2vec2,
     "whisper": _whisper,
     "clap": _clap,
 }

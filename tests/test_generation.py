@@ -206,3 +206,18 @@ def test_models_that_write_nothing(load: Callable[..., Model], clip: Path) -> No
         caption().predict(runtime_of("transformers").load(clip), rows, Progress())
     with pytest.raises(UsageError, match=r"^this model answers in a conversation; say what it is asked with `prompt: "):
         caption().predict(load("llava"), rows, Progress())
+
+
+def test_frames_are_decoded_and_compared(load: Callable[..., Model]) -> None:
+    """A CTC model's text and divergence are those of its own frames, sounds of different lengths each by itself."""
+    model, other = load("wav2vec2"), load("wav2vec2", 0.2)
+    rows = spoken_rows(audio=[*sounds(2, 0.2), *sounds(1, 0.3)], text=["A", "B", "C"])
+    source = transcribe().predict(model, rows, Progress())
+    followed = transcribe().follow(other, rows, source, Progress())
+    for row, sound in enumerate(rows.dataset["audio"]):
+        wave = torch.from_numpy(audio_inputs(model.processor, [sound])["input_values"])
+        with torch.inference_mode():
+            p, q = (torch.log_softmax(each.stock(wave).logits[0].double(), dim=-1) for each in (model, other))
+        assert source.rows[row].text == model.processor.batch_decode(p.argmax(dim=-1)[None])[0].strip()
+        assert followed.nats[row] == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-3)
+        assert followed.hits[row] == int((p.argmax(dim=-1) == q.argmax(dim=-1)).sum())

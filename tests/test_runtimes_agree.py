@@ -52,6 +52,12 @@ CASES: dict[str, tuple[str, str, dict[str, Any], Callable[[list[str]], Rows]]] =
         {"max_new_tokens": 6},
         lambda texts: spoken_rows(audio=sounds(ROWS), text=texts),
     ),
+    "frames": (
+        "automatic-speech-recognition",
+        "wav2vec2",
+        {},
+        lambda texts: spoken_rows(audio=sounds(ROWS, 0.1), text=texts),
+    ),
     "captions": ("image-to-text", "blip_captioning", {"max_new_tokens": 6}, lambda texts: images(text=texts)),
     "answers": (
         "visual-question-answering",

@@ -57,11 +57,14 @@ class SpeechRecognition(GenerationTask):
         """
         import torch
 
+        from hfcompress.evaluation.generation import rows_at_once
         from hfcompress.evaluation.transcripts import whole_sounds
         from hfcompress.inputs import audio_inputs
 
-        arrays = audio_inputs(model.processor, whole_sounds(model.processor, batch["audio"]))
-        yield list(range(len(batch["audio"]))), {name: torch.from_numpy(array) for name, array in arrays.items()}
+        sounds = whole_sounds(model.processor, batch["audio"])
+        for places in rows_at_once(model, len(sounds)):
+            arrays = audio_inputs(model.processor, [sounds[place] for place in places])
+            yield places, {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def scores(self, predictions: Generated, rows: Rows) -> list[Score]:
         """Return the error rates over all words and characters of the rows.

@@ -56,7 +56,7 @@ def neighbour_overlap(modality: str, source: Array, compressed: Array, index: Ar
         return []
     mine, other = (neighbours(queries, searched, k, without_self=index is None) for queries in (compressed, source))
     shared = [len(np.intersect1d(one, two, assume_unique=True)) for one, two in zip(mine, other, strict=True)]
-    label = f"{modality} neighbours kept, of {k}"
+    label = f"{modality} neighbours of {k}"
     return [mean_of(f"neighbour_overlap_at_10_{modality}", label, "ratio", np.asarray(shared) / k)]
 
 

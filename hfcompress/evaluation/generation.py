@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Generated", "Likely", "Row", "follow", "generate"]
+__all__ = ["Generated", "Likely", "Row", "follow", "generate", "rows_at_once"]
 
 _LIKELY = 128
 """Most probable tokens of a step that are kept one by one; all others are kept as one."""
@@ -83,6 +83,14 @@ class Generated:
         return tuple(row.text for row in self.rows)
 
 
+def rows_at_once(model: Model, rows: int) -> list[list[int]]:
+    """Return the places of the rows of a batch that can go through a model together.
+
+    A model that writes frames hears the padding of a shorter sound, so there each row goes alone.
+    """
+    return [[place] for place in range(rows)] if _writes_frames(model) else [list(range(rows))]
+
+
 def generate(model: Model, inputs: Mapping[str, Tensor], options: Mapping[str, Any]) -> list[Row]:
     """Return what a model writes greedily for a batch, with the distributions of each step.
 
@@ -94,6 +102,8 @@ def generate(model: Model, inputs: Mapping[str, Tensor], options: Mapping[str, A
     Raises:
         CheckpointError: The model generates no text.
     """
+    if _writes_frames(model):
+        return [_frames_row(model, inputs)]
     heard = _Hearing()
     _run(model, inputs, options, heard)
     return _rows(model, heard)
@@ -110,6 +120,8 @@ def follow(
     Raises:
         CheckpointError: The model generates no text, or ends a text before the other does.
     """
+    if _writes_frames(model):
+        return _frames_followed(model, inputs, leaders)
     steps = max(len(row.tokens) for row in leaders)
     forced = torch.zeros((len(leaders), steps), dtype=torch.long)
     for index, row in enumerate(leaders):
@@ -120,6 +132,32 @@ def follow(
         msg = f"the model ends a text after {following.step} tokens that the source ends after {steps}"
         raise CheckpointError(msg)
     return following.nats, following.hits
+
+
+def _writes_frames(model: Model) -> bool:
+    """Whether a model gives one token for each frame of a sound, all at once (CTC, Graves et al. 2006)."""
+    return not hasattr(model.stock, "generate") and (model.config.architectures or [""])[0].endswith("ForCTC")
+
+
+def _frames(model: Model, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the log-probabilities of each frame of the one sound in a batch, shape (frames, tokens)."""
+    outputs = model({name: tensor.numpy() for name, tensor in inputs.items() if name in model.inputs})
+    return torch.log_softmax(torch.from_numpy(outputs["logits"][0]).float(), dim=-1)
+
+
+def _frames_row(model: Model, inputs: Mapping[str, Tensor]) -> Row:
+    log_p = _frames(model, inputs)
+    kept, ids = log_p.topk(min(_LIKELY, log_p.shape[-1]), dim=-1)
+    tokens = log_p.argmax(dim=-1)
+    text = str(model.processor.tokenizer.decode(tokens)).strip()  # type: ignore[attr-defined] # merges repeated tokens
+    likely = Likely(ids.numpy().astype(np.int32), kept.numpy(), _rest(log_p, ids).numpy())
+    return Row(text, tokens.numpy(), likely)
+
+
+def _frames_followed(model: Model, inputs: Mapping[str, Tensor], leaders: Sequence[Row]) -> tuple[Array, Array]:
+    log_q, (leader,) = _frames(model, inputs), leaders
+    nats = 0.0 if leader.likely is None else sum(_divergence(leader.likely, step, q) for step, q in enumerate(log_q))
+    return np.asarray([nats]), np.asarray([float((log_q.argmax(dim=-1).numpy() == leader.tokens).sum())])
 
 
 class _Hearing(LogitsProcessor):

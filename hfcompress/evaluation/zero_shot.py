@@ -156,7 +156,7 @@ def _class_recalls(hits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], cla
         ),
         Score(
             "worst_class_recall",
-            "recall of the worst class",
+            "worst-class recall",
             "ratio",
             sums,
             lambda t: np.nanmin(recalls(t), axis=-1),
