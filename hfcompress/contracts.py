@@ -329,6 +329,8 @@ class Task(ABC):
     """Columns that the rows must have ("image", "label")."""
     measures: ClassVar[tuple[str, ...]]
     """Names of all measurements the task gives."""
+    compared: ClassVar[tuple[str, ...]] = ()
+    """Those of them that compare the result with the source, which therefore has no value of its own."""
 
     def __init__(self, options: Any) -> None:  # noqa: ANN401 - an instance of the subclass's own Options
         self.options = options

@@ -98,6 +98,7 @@ def _columns(recipe: Recipe) -> Iterator[Mistake]:
 
 def _gates(recipe: Recipe) -> Iterator[Mistake]:
     measures = [name for spec in recipe.evaluate for name in TASKS.get(spec.task).measures]
+    compared = {name for spec in recipe.evaluate for name in TASKS.get(spec.task).compared}
     known = [*dict.fromkeys(measures), *COSTS]
     for name, gate in recipe.gates.items():
         if name not in known:
@@ -105,6 +106,9 @@ def _gates(recipe: Recipe) -> Iterator[Mistake]:
             yield Mistake(("gates", name), message)
         elif gate is not None:
             yield from _limits(name, gate, measures)
+            if gate.max_drop is not None and name in compared:
+                message = f"{name} compares the result with the source, which has none to drop from; expected "
+                yield Mistake(("gates", name, "max_drop"), message + "min_value or max_value")
 
 
 def _limits(name: str, gate: Gate, measures: Iterable[str]) -> Iterator[Mistake]:

@@ -45,6 +45,17 @@ def test_evaluate_measures_one_model(clip: Path, quickstart_folder: Path, pruned
     assert [row.name for row in found[clip]] == names
 
 
+@pytest.mark.onnxruntime
+@pytest.mark.filterwarnings("ignore")
+def test_evaluate_runs_an_export(quickstart_folder: Path, quickstart: Ran) -> None:
+    """An artifact for ONNX Runtime is measured in ONNX Runtime, with the numbers of its report."""
+    rows = datasets.load_dataset(str(quickstart_folder / "data"), split="test")
+    templates = ["a photo of the digit {label}.", "a handwritten {label}."]
+    found = hfcompress.evaluate(quickstart.folder, "zero-shot-image-classification", rows, templates=templates)
+    report = Report.load(quickstart.folder)
+    assert {row.name: row.compressed for row in found} == {row.name: report[row.name].compressed for row in found}
+
+
 @pytest.mark.parametrize(
     ("task", "options", "error", "match"),
     [

@@ -102,6 +102,7 @@ def test_task_names_its_columns_and_measures(name: str) -> None:
     assert task.columns
     assert task.measures
     assert all(re.fullmatch(r"[a-z][a-z0-9_]*", measure) for measure in task.measures)
+    assert set(task.compared) < set(task.measures)
 
 
 def test_importances_are_functions() -> None:

@@ -300,6 +300,16 @@ BAD = [
         id="ratio of a score",
     ),
     pytest.param(
+        H + S + D + E + "gates: {top1_agreement: {max_drop: 0.1}}\n",
+        [
+            (
+                "7:26: gates.top1_agreement.max_drop: top1_agreement compares the result with the source, which has "
+                "none to drop from; expected min_value or max_value"
+            ),
+        ],
+        id="drop of a comparison",
+    ),
+    pytest.param(
         H
         + S
         + D

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["ImageTextRetrieval", "RetrievalOptions", "RetrievalPredictions"]
 
 _RANKS = (1, 5, 10)
+_COMPARED = (
+    "top1_agreement",
+    "embedding_cosine_image",
+    "embedding_cosine_text",
+    "neighbour_overlap_at_10_image",
+    "neighbour_overlap_at_10_text",
+)
 
 
 class RetrievalOptions(TaskOptions):
@@ -58,12 +65,9 @@ class ImageTextRetrieval(ScoredTask):
     measures: ClassVar[tuple[str, ...]] = (
         *(f"image_to_text_recall_at_{k}" for k in _RANKS),
         *(f"text_to_image_recall_at_{k}" for k in _RANKS),
-        "top1_agreement",
-        "embedding_cosine_image",
-        "embedding_cosine_text",
-        "neighbour_overlap_at_10_image",
-        "neighbour_overlap_at_10_text",
+        *_COMPARED,
     )
+    compared: ClassVar[tuple[str, ...]] = _COMPARED
 
     def predict(self, model: Model, rows: Rows, progress: Progress) -> RetrievalPredictions:
         """Encode each image and each caption once, and rank them by cosine.

@@ -36,6 +36,7 @@ class GenerationTask(ScoredTask):
 
     Options: ClassVar[type[GenerationOptions]] = GenerationOptions
     options: GenerationOptions
+    compared: ClassVar[tuple[str, ...]] = FIDELITY
 
     @abstractmethod
     def groups(self, model: Model, batch: Mapping[str, list[Any]]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:

@@ -10,6 +10,13 @@ from hfcompress.evaluation.zero_shot import ZeroShotOptions, ZeroShotTask
 
 __all__ = ["ZeroShotAudioClassification", "ZeroShotAudioOptions"]
 
+_COMPARED = (
+    "top1_agreement",
+    "embedding_cosine_audio",
+    "embedding_cosine_text",
+    "neighbour_overlap_at_10_audio",
+)
+
 
 class ZeroShotAudioOptions(ZeroShotOptions):
     """What a recipe can say of `task: zero-shot-audio-classification`."""
@@ -33,8 +40,6 @@ class ZeroShotAudioClassification(ZeroShotTask):
         "zero_shot_top5_accuracy",
         "mean_per_class_recall",
         "worst_class_recall",
-        "top1_agreement",
-        "embedding_cosine_audio",
-        "embedding_cosine_text",
-        "neighbour_overlap_at_10_audio",
+        *_COMPARED,
     )
+    compared: ClassVar[tuple[str, ...]] = _COMPARED

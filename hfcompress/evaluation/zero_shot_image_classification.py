@@ -10,6 +10,13 @@ from hfcompress.evaluation.zero_shot import ZeroShotOptions, ZeroShotTask
 
 __all__ = ["ZeroShotImageClassification", "ZeroShotImageOptions"]
 
+_COMPARED = (
+    "top1_agreement",
+    "embedding_cosine_image",
+    "embedding_cosine_text",
+    "neighbour_overlap_at_10_image",
+)
+
 
 class ZeroShotImageOptions(ZeroShotOptions):
     """What a recipe can say of `task: zero-shot-image-classification`."""
@@ -31,8 +38,6 @@ class ZeroShotImageClassification(ZeroShotTask):
         "zero_shot_top5_accuracy",
         "mean_per_class_recall",
         "worst_class_recall",
-        "top1_agreement",
-        "embedding_cosine_image",
-        "embedding_cosine_text",
-        "neighbour_overlap_at_10_image",
+        *_COMPARED,
     )
+    compared: ClassVar[tuple[str, ...]] = _COMPARED
