@@ -93,7 +93,11 @@ def apply_step(
         raise UsageError("\n".join(lines)) from error
     if step.extra is not None:
         require_extra(step.extra)
+    from hfcompress.anatomy import load_config
+    from hfcompress.quantized import require_float
+
     source = resolve_model(str(model), revision)
+    require_float(load_config(source.path))
     checkpoint = Checkpoint(download_weights(source), "transformers")
     rows = None if calibration is None else Rows(calibration, "calibration", calibration._fingerprint, "all")  # noqa: SLF001
     folder.parent.mkdir(parents=True, exist_ok=True)

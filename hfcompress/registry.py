@@ -124,7 +124,10 @@ RUNTIMES: Registry[type[Runtime]] = Registry(
 )
 QUANTIZERS: Registry[type[Step]] = Registry(
     "quantizer",
-    {"onnxruntime": "hfcompress.quantization.onnxruntime:OnnxRuntimeQuantizer"},
+    {
+        "onnxruntime": "hfcompress.quantization.onnxruntime:OnnxRuntimeQuantizer",
+        "torchao": "hfcompress.quantization.torchao:TorchAoQuantizer",
+    },
 )
 IMPORTANCES: Registry[Importance] = Registry(
     "importance",

@@ -13,7 +13,7 @@ PACKAGE = Path(hfcompress.__file__).parent
 LAYERS = (
     {"errors"},
     {"contracts"},
-    {"registry", "narrow_layers"},
+    {"registry", "narrow_layers", "quantized"},
     {"narrowing"},
     {"extras", "environment", "yaml_text", "anatomy", "intervals", "loader"},
     {"audio"},
