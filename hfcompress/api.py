@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 
     from hfcompress.contracts import Json
 
-__all__ = ["apply_step", "load", "prune", "quantize"]
+__all__ = ["apply_step", "cast", "load", "prune", "quantize"]
+
+
+def cast(
+    model: str | Path,
+    *,
+    output: str | Path,
+    revision: str = "main",
+    **options: Any,  # noqa: ANN401 - validated by the step's own options
+) -> dict[str, Json]:
+    """Store weights in 16 bits; the options are those of `use: cast` in a recipe. See `apply_step`."""
+    return apply_step("cast", model, output=output, revision=revision, **options)
 
 
 def prune(

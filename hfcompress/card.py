@@ -101,7 +101,7 @@ def card_metadata(report: Report) -> ModelCardData:
         tags.append(artifact.format)
     tags += [name for name in map(_distribution, artifact.requires) if name not in INSTALLS["transformers"].split()]
     tags += filter(None, [artifact.dtype])
-    if {"onnx/model_quantized.onnx", "onnx/model.onnx"} & artifact.files.keys():
+    if {f"onnx/{name}.onnx" for name in ("model", "model_fp16", "model_quantized")} & artifact.files.keys():
         tags.append("transformers.js")  # it finds its models there and nowhere else
     results = [_result(row) for row in report.measurements if row.task and row.source is not None]
     return ModelCardData(

@@ -103,6 +103,7 @@ class Registry(Generic[T]):
 STEPS: Registry[type[Step]] = Registry(
     "step",
     {
+        "cast": "hfcompress.casting:Cast",
         "prune": "hfcompress.pruning.step:Prune",
         "quantize": "hfcompress.quantization.step:Quantize",
     },

@@ -13,6 +13,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from hfcompress.errors import ProofError, QuantizationError
 from hfcompress.narrowing import record_in
+from hfcompress.outputs import run
 from hfcompress.quantized import described_tensors
 from hfcompress.registry import did_you_mean
 
@@ -174,34 +175,14 @@ def outputs_of(model: PreTrainedModel, probes: Iterable[Probe]) -> dict[str, tor
     Raises:
         QuantizationError: The model reads a weight in a way that torchao's tensors do not have.
     """
-    found: dict[str, torch.Tensor] = {}
-
-    def collect(path: str, item: object) -> None:
-        if isinstance(item, torch.Tensor) and item.is_floating_point():
-            found[path] = item.float()
-        elif isinstance(item, dict):
-            for key, value in item.items():
-                collect(f"{path}.{key}" if path else str(key), value)
-        elif isinstance(item, (list, tuple)):
-            for index, value in enumerate(item):
-                collect(f"{path}[{index}]", value)
-
-    for probe in probes:
-        inputs = {
-            name: value.to(model.dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-            for name, value in probe.inputs.items()
-        }
-        torch.manual_seed(0)  # some models draw a permutation of their patches
-        try:
-            collect(probe.module, model.get_submodule(probe.module)(**inputs))
-        except NotImplementedError as error:
-            where = f"{probe.module} of this " if probe.module else "this "
-            msg = (
-                f"{where}{type(model).__name__} reads a weight otherwise than in a linear product, which torchao's "
-                f"tensors do not have; put that layer into `exclude`: {error}"
-            )
-            raise QuantizationError(msg) from error
-    return found
+    try:
+        return run(model, probes)
+    except NotImplementedError as error:
+        msg = (
+            f"this {type(model).__name__} reads a weight otherwise than in a linear product, which torchao's tensors "
+            f"do not have; put that layer into `exclude`: {error}"
+        )
+        raise QuantizationError(msg) from error
 
 
 def same_outputs(expected: Mapping[str, torch.Tensor], got: Mapping[str, torch.Tensor]) -> None:
