@@ -121,6 +121,7 @@ RUNTIMES: Registry[type[Runtime]] = Registry(
     {
         "torch": "hfcompress.runtimes.pytorch:PyTorch",
         "onnxruntime": "hfcompress.runtimes.onnxruntime:OnnxRuntime",
+        "openvino": "hfcompress.runtimes.openvino:OpenVino",
     },
 )
 QUANTIZERS: Registry[type[Step]] = Registry(
