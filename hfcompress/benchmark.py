@@ -54,7 +54,9 @@ def parameters_of(folder: Path) -> int:
     for file in (file for pattern in _WEIGHTS["transformers"] for file in folder.glob(pattern)):
         with safe_open(file, framework="numpy") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - no dictionary
-                counts[name] = int(np.prod(tensors.get_slice(name).get_shape()))
+                part = tensors.get_slice(name)
+                packed = name.endswith(_VALUES) and part.get_dtype() == "U8"  # ours: two values of 4 bits in a byte
+                counts[name] = int(np.prod(part.get_shape())) * (2 if packed else 1)
     quantized = {name.removesuffix(_VALUES) for name in counts if name.endswith(_VALUES)}
     return sum(count for name, count in counts.items() if _quantized_weight(name) not in quantized or _VALUES in name)
 

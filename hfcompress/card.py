@@ -393,7 +393,7 @@ def _snippet(artifact: ArtifactRecord) -> str:
     stock = module == "transformers"
     imports = [f"from transformers import {', '.join(sorted(['AutoProcessor', *([name] if stock else [])]))}"]
     imports += [] if stock else [f"from {module} import {name}"]
-    first = ["import hfcompress  # before loading: it makes the layers whose shapes no stock configuration says", ""]
+    first = ["import hfcompress  # before loading: it makes the layers that no stock configuration says", ""]
     first = first if artifact.imports_hfcompress else []
     typed = ', dtype="auto"' if artifact.dtype else ""  # version 4 of transformers would load it in float32
     load = [

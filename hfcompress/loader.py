@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers.quantizers.auto import AutoHfQuantizer, register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from hfcompress.narrowing import NarrowRecord, narrow
+from hfcompress.nibbles import pack_described, unpack
 from hfcompress.quantized import QUANT_METHOD, described_tensors, require_readers
 
 if TYPE_CHECKING:
@@ -86,14 +88,20 @@ class NarrowLoader(HfQuantizer):
         """Add to the conversions of the architecture those of the quantized weights."""
         if self._inner is None:
             return weight_conversions
-        return list(self._inner.update_weight_conversions(weight_conversions, model))  # type: ignore[attr-defined] # version 5
+        updated = list(self._inner.update_weight_conversions(weight_conversions, model))  # type: ignore[attr-defined] # version 5
+        for conversion in updated:
+            operations = getattr(conversion, "operations", [])
+            if any(getattr(operation, "hf_quantizer", None) is self._inner for operation in operations):
+                operations.insert(0, _unpacking())
+        return updated
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel, *args: object) -> tuple[Any, dict[str, str]]:
         """Return the tensors and the description that are saved."""
         if self._inner is None:
             return None, {}
         tensors, metadata = self._inner.get_state_dict_and_metadata(model, *args)
-        return tensors, described_tensors(metadata)
+        described = described_tensors(metadata)
+        return pack_described(tensors, described), described
 
     def postprocess_model(self, model: PreTrainedModel, **_: object) -> None:
         """Take away what marks a quantized model, unless it is one, so that casts and training work.
@@ -115,3 +123,18 @@ class NarrowLoader(HfQuantizer):
     def is_trainable(self) -> bool:
         """Whether such a model can be trained: as any other, unless its weights are quantized."""
         return self._method is None
+
+
+def _unpacking() -> Any:  # noqa: ANN401 - a class of version 5, which mypy does not see in version 4
+    """Return the operation that gives each value of 4 bits its own byte, before torchao's reader sees it."""
+    from transformers.core_model_loading import ConversionOps  # type: ignore[import-not-found]
+
+    class Unpack(ConversionOps):  # type: ignore[misc]
+        def convert(self, input_dict: dict[str, Any], **_: object) -> dict[str, Any]:
+            return {name: [_unpacked(tensor) for tensor in tensors] for name, tensors in input_dict.items()}
+
+    return Unpack()
+
+
+def _unpacked(tensor: torch.Tensor) -> torch.Tensor:
+    return unpack(tensor) if tensor.dtype == torch.uint8 else tensor

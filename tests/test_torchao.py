@@ -40,6 +40,7 @@ BLOCKED = "import sys; sys.modules['hfcompress'] = None\n"
 MODES = [
     pytest.param({"mode": "weight_only"}, 0.01, id="weight_only"),
     pytest.param({"mode": "weight_only", "group_size": 16}, 0.01, id="groups"),
+    pytest.param({"mode": "weight_only", "weights": "int4", "group_size": 16}, 0.2, id="int4"),
     pytest.param({"mode": "dynamic"}, 0.05, id="dynamic"),
 ]
 
@@ -181,6 +182,24 @@ def test_narrow_model_is_saved_again(clip: Path, tmp_path: Path) -> None:
     assert torch.equal(embeddings(CLIPModel.from_pretrained(tmp_path / "again")), embeddings(model))
 
 
+def test_int4_is_packed(clip: Path, tmp_path: Path) -> None:
+    """Two values share a byte on disk and are counted as two; the folder loads once hfcompress is imported."""
+    detail = hfcompress.quantize(clip, runtime="torchao", mode="weight_only", weights="int4", output=tmp_path / "out")
+    layer = "text_model.encoder.layers.0.mlp.fc1"
+    values = load_file(tmp_path / "out/model.safetensors")[f"{layer}._weight_qdata"]
+    model = AutoModel.from_pretrained(tmp_path / "out")
+    loaded = model.get_submodule(layer).weight
+
+    assert (values.dtype, tuple(values.shape), tuple(loaded.shape)) == (torch.uint8, (256, 32), (256, 64))
+    assert type(loaded).__name__ == "IntxUnpackedToInt8Tensor"
+    assert set(loaded.qdata.unique().tolist()) <= set(range(-8, 8))
+    assert parameters_of(tmp_path / "out") == parameters_of(clip)
+    assert "its 112 inputs are no multiple of group_size 32" in detail["left_as_they_are"]
+    assert (quantization_method(load_config(tmp_path / "out")), record_in(load_config(clip))) == ("torchao", None)
+    model.save_pretrained(tmp_path / "again", save_original_format=False)
+    assert torch.equal(embeddings(CLIPModel.from_pretrained(tmp_path / "again")), embeddings(model))
+
+
 def test_narrow_heads(clip: Path, tmp_path: Path) -> None:
     """Layers that keep a part of their channels are quantized too, and stay narrow when loaded."""
     hfcompress.prune(clip, towers={"vision": {"heads": 0.5}}, importance="magnitude", output=tmp_path / "small")
@@ -226,6 +245,12 @@ def test_groups_belong_to_weight_only() -> None:
     """Torchao has no groups where activations are quantized too."""
     with pytest.raises(ValidationError, match="`mode: dynamic` has one scale for each output channel; remove"):
         TorchAoOptions(runtime="torchao", mode="dynamic", group_size=32)
+
+
+def test_int4_belongs_to_weight_only() -> None:
+    """There are no products of 8-bit activations and 4-bit weights."""
+    with pytest.raises(ValidationError, match="`mode: dynamic` multiplies weights of 8 bits; use `weights: int8`"):
+        TorchAoOptions(runtime="torchao", mode="dynamic", weights="int4")
 
 
 def test_weights_that_are_not_finite(clip: Path, tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from hfcompress.anatomy import dtype_of
 from hfcompress.errors import ProofError, QuantizationError
-from hfcompress.narrowing import record_in
+from hfcompress.narrowing import NarrowRecord, record_in
+from hfcompress.nibbles import pack_described
 from hfcompress.outputs import run
 from hfcompress.quantized import described_tensors
 from hfcompress.registry import did_you_mean
@@ -39,9 +41,6 @@ __all__ = [
     "weights_of",
     "with_settings",
 ]
-
-_SCALE_BYTES = 5
-"""A scale of float32 and a zero point of one byte, which torchao keeps though it is 0."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +101,14 @@ def weights_of(model: PreTrainedModel, layers: Layers) -> list[torch.Tensor]:
     return [model.get_parameter(f"{name}.weight") for name in layers.quantized]
 
 
-def forecast_bytes(model: PreTrainedModel, layers: Layers, before: Forecast) -> tuple[int, int]:
+def forecast_bytes(model: PreTrainedModel, layers: Layers, before: Forecast, bits: int) -> tuple[int, int]:
     """Return the number of weights that are quantized, and how many bytes less they take than before."""
     weights = weights_of(model, layers)
     count = sum(weight.numel() for weight in weights)
     scales = sum(len(weight) * (weight.shape[1] // (layers.group_size or weight.shape[1])) for weight in weights)
-    return count, round(count * before.size_bytes / before.parameters) - count - _SCALE_BYTES * scales
+    # scales of 4-bit values have the type of the weights; all zero points are one byte, and kept though they are 0
+    scale_bytes = 1 + (4 if bits == 8 else dtype_of(before.config).itemsize)  # noqa: PLR2004 - or 4
+    return count, round(count * before.size_bytes / before.parameters) - count * bits // 8 - scale_bytes * scales
 
 
 def with_settings(config: PretrainedConfig, options: TorchAoOptions, layers: Layers) -> PretrainedConfig:
@@ -115,6 +116,8 @@ def with_settings(config: PretrainedConfig, options: TorchAoOptions, layers: Lay
     config = copy.deepcopy(config)
     fields = _transformers_settings(options, layers).to_dict()
     record = record_in(config)
+    if record is None and options.weights == "int4":
+        record = NarrowRecord(modules={})  # transformers alone would read a byte for each value
     config.quantization_config = fields if record is None else record.model_copy(update={"weights": fields}).to_dict()
     return config
 
@@ -146,7 +149,8 @@ def save(model: PreTrainedModel, output: Path, layers: Layers, options: TorchAoO
             safe_serialization: bool | None = True,  # noqa: ARG002, FBT001, FBT002 - version 4's form
         ) -> tuple[dict[str, Any], dict[str, str]]:
             tensors, metadata = super().get_state_dict_and_metadata(model)
-            return tensors, described_tensors(metadata)
+            described = described_tensors(metadata)
+            return pack_described(tensors, described), described
 
     model.config = with_settings(model.config, options, layers)
     vars(model)["hf_quantizer"] = Writer(_transformers_settings(options, layers), pre_quantized=True)
@@ -160,8 +164,16 @@ def _transformers_settings(options: TorchAoOptions, layers: Layers) -> TorchAoCo
 
 
 def _settings(options: TorchAoOptions) -> AOBaseConfig:
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, PerGroup, PerRow
+    from torchao.quantization import (
+        Int8DynamicActivationInt8WeightConfig,
+        Int8WeightOnlyConfig,
+        IntxWeightOnlyConfig,
+        PerGroup,
+        PerRow,
+    )
 
+    if options.weights == "int4":
+        return IntxWeightOnlyConfig(torch.int4, PerGroup(options.inputs_of_a_scale))
     if options.mode == "dynamic":
         return Int8DynamicActivationInt8WeightConfig(reduce_range=True, set_inductor_config=False)
     granularity = PerRow() if options.group_size is None else PerGroup(options.group_size)
