@@ -30,8 +30,8 @@ class TorchAoOptions(Options):
     )
     weights: Literal["int8", "int4"] = Field(
         "int8",
-        description="What the weights of linear layers become. int4, with `mode: weight_only` alone, is half as large on "
-        "disk, one byte each in memory, and loads once hfcompress is imported.",
+        description="What the weights of linear layers become. int4, with `mode: weight_only` alone, is half as large "
+        "on disk, takes one byte each in memory, and loads once hfcompress is imported.",
     )
     group_size: int | None = Field(
         None,

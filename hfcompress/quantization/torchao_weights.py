@@ -173,7 +173,8 @@ def _settings(options: TorchAoOptions) -> AOBaseConfig:
     )
 
     if options.weights == "int4":
-        return IntxWeightOnlyConfig(torch.int4, PerGroup(options.inputs_of_a_scale))
+        four_bits = torch.int4  # type: ignore[attr-defined] # torch has it, and does not say so
+        return IntxWeightOnlyConfig(four_bits, PerGroup(options.inputs_of_a_scale))
     if options.mode == "dynamic":
         return Int8DynamicActivationInt8WeightConfig(reduce_range=True, set_inductor_config=False)
     granularity = PerRow() if options.group_size is None else PerGroup(options.group_size)

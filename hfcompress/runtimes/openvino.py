@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 # Importing OpenVINO or NNCF sends usage statistics over the network, unless this optional module of theirs is absent.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # how Python marks a module as absent
 
+import openvino as ov
 import optimum.intel.openvino
 import torch
 import transformers
