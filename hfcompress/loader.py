@@ -82,18 +82,21 @@ class NarrowLoader(HfQuantizer):
 
     def get_weight_conversions(self) -> list[Any]:
         """Return how the tensors of the file become weights."""
-        return [] if self._inner is None else list(self._inner.get_weight_conversions())  # type: ignore[attr-defined] # version 5
+        return [] if self._inner is None else self._unpacked_first(self._inner.get_weight_conversions())  # type: ignore[attr-defined] # version 5
 
     def update_weight_conversions(self, weight_conversions: list[Any], model: PreTrainedModel) -> list[Any]:
         """Add to the conversions of the architecture those of the quantized weights."""
         if self._inner is None:
             return weight_conversions
-        updated = list(self._inner.update_weight_conversions(weight_conversions, model))  # type: ignore[attr-defined] # version 5
-        for conversion in updated:
+        return self._unpacked_first(self._inner.update_weight_conversions(weight_conversions, model))  # type: ignore[attr-defined] # version 5
+
+    def _unpacked_first(self, conversions: list[Any]) -> list[Any]:
+        """Let the conversions of quantized weights begin with giving each value of 4 bits its own byte."""
+        for conversion in conversions:
             operations = getattr(conversion, "operations", [])
             if any(getattr(operation, "hf_quantizer", None) is self._inner for operation in operations):
                 operations.insert(0, _unpacking())
-        return updated
+        return conversions
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel, *args: object) -> tuple[Any, dict[str, str]]:
         """Return the tensors and the description that are saved."""
