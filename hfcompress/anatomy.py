@@ -11,7 +11,7 @@ import math
 import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import transformers
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Tower",
     "copy_processor",
+    "dtype_of",
     "find_towers",
     "load_config",
     "load_model",
@@ -94,8 +95,12 @@ def load_config(path: Path) -> PretrainedConfig:
     return config
 
 
-def load_model(path: Path) -> PreTrainedModel:
-    """Load a checkpoint in float32 with the class that its configuration names, from safetensors only.
+def load_model(path: Path, dtype: torch.dtype | Literal["auto"] = torch.float32) -> PreTrainedModel:
+    """Load a checkpoint with the class that its configuration names, from safetensors only.
+
+    Args:
+        path: The checkpoint folder.
+        dtype: Type of the weights in memory; "auto" for the one that the configuration says, or else the stored one.
 
     Raises:
         CheckpointError: The weights are missing, are not safetensors, or do not fit the configuration.
@@ -103,7 +108,7 @@ def load_model(path: Path) -> PreTrainedModel:
     config = load_config(path)
     try:
         model, loading = model_class(config).from_pretrained(
-            path, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         msg = f"the weights in {path} cannot be loaded: {error}"
@@ -113,6 +118,12 @@ def load_model(path: Path) -> PreTrainedModel:
         raise CheckpointError(msg)
     loaded: PreTrainedModel = model.eval()
     return loaded
+
+
+def dtype_of(config: PretrainedConfig) -> torch.dtype:
+    """Return the type of the weights that a configuration says, float32 where it says none."""
+    dtype = getattr(config, "dtype", None) or torch.float32
+    return dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype))
 
 
 def stored_dtype(path: Path) -> torch.dtype:

@@ -17,6 +17,7 @@ DISTRIBUTIONS = (
     "onnxruntime",
     "onnx",
     "torch-pruning",
+    "torchao",
     "datasets",
     "huggingface_hub",
     "numpy",

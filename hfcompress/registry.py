@@ -103,6 +103,7 @@ class Registry(Generic[T]):
 STEPS: Registry[type[Step]] = Registry(
     "step",
     {
+        "cast": "hfcompress.casting:Cast",
         "prune": "hfcompress.pruning.step:Prune",
         "quantize": "hfcompress.quantization.step:Quantize",
     },
@@ -120,11 +121,15 @@ RUNTIMES: Registry[type[Runtime]] = Registry(
     {
         "torch": "hfcompress.runtimes.pytorch:PyTorch",
         "onnxruntime": "hfcompress.runtimes.onnxruntime:OnnxRuntime",
+        "openvino": "hfcompress.runtimes.openvino:OpenVino",
     },
 )
 QUANTIZERS: Registry[type[Step]] = Registry(
     "quantizer",
-    {"onnxruntime": "hfcompress.quantization.onnxruntime:OnnxRuntimeQuantizer"},
+    {
+        "onnxruntime": "hfcompress.quantization.onnxruntime:OnnxRuntimeQuantizer",
+        "torchao": "hfcompress.quantization.torchao:TorchAoQuantizer",
+    },
 )
 IMPORTANCES: Registry[Importance] = Registry(
     "importance",
