@@ -230,7 +230,6 @@ def test_no_towers_to_export_apart(tmp_path: Path) -> None:
 
 def test_pruned_layers_of_different_widths(tmp_path: Path, python: Python) -> None:
     """Towers of a model that only hfcompress can load in torch run in a process that never imports it."""
-
     source = saved("clip", tmp_path / "source")
     (tmp_path / "pruned").mkdir()
     options = PruneOptions(towers={"all": TowerRatios(heads=0.5)}, importance="magnitude", allocation="global")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import optimum.onnxruntime
 import torch
+from onnxruntime.capi import onnxruntime_pybind11_state
 from optimum.exporters.onnx import export_models, onnx_export_from_model
 from optimum.exporters.tasks import TasksManager
 from optimum.exporters.utils import get_encoder_decoder_models_for_export
@@ -32,7 +33,19 @@ if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["Export", "Exporter", "Route", "export_graphs", "export_task", "is_dual_encoder", "route"]
+__all__ = ["RUNTIME_ERRORS", "Export", "Exporter", "Route", "export_graphs", "export_task", "is_dual_encoder", "route"]
+
+RUNTIME_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    *(
+        kind
+        for kind in vars(onnxruntime_pybind11_state).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ),
+)
+"""What ONNX Runtime raises on a graph or inputs that it does not take; its own exceptions have no class in common."""
 
 _GENERAL_TASK = "feature-extraction"
 _PAST = "-with-past"
