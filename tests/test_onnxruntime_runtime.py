@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from hfcompress.anatomy import load_model
+from hfcompress.card import render_card
 from hfcompress.contracts import Checkpoint, Progress, StepContext
 from hfcompress.data import load_rows
 from hfcompress.errors import CheckpointError
@@ -19,12 +23,13 @@ from hfcompress.inputs import load_processor, possible_inputs
 from hfcompress.recipe import DataReference, load_recipe
 from hfcompress.runtimes import runtime_of
 from tests.checkpoints import image_rows, save_checkpoint, sound_rows
+from tests.test_card import report
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hfcompress.contracts import Rows
-    from tests.conftest import Cli
+    from tests.conftest import Cli, Python
 
 pytestmark = [pytest.mark.onnxruntime, pytest.mark.filterwarnings("ignore")]
 
@@ -141,6 +146,31 @@ def test_towers_alone_are_evaluated_as_the_whole(clip: Path, quickstart_folder: 
     np.testing.assert_allclose(ours.images, torchs.images, atol=1e-5)
     np.testing.assert_allclose(ours.texts, torchs.texts, atol=1e-5)
     assert OnnxRuntime().load_class(exported.path) == "optimum.onnxruntime.ORTModelForCustomTasks"
+
+
+def test_card_of_towers_has_code_that_runs(clip: Path, tmp_path: Path, python: Python) -> None:
+    """The snippet on a card of towers loads each with a stock class and compares an image with texts, as torch does."""
+    from hfcompress.runtimes.onnxruntime import OnnxRuntime
+
+    exported = OnnxRuntime().export(Checkpoint(clip, "transformers"), tmp_path / "out", "towers")
+    full = report()
+    files = {file.relative_to(exported.path).as_posix(): 1 for file in exported.path.rglob("*") if file.is_file()}
+    artifact = replace(full.artifact, files=files, load_with=OnnxRuntime().load_class(exported.path), repo=None)
+    card = render_card(replace(full, artifact=artifact), ())
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    done = python("-W", "ignore", "-c", code, cwd=exported.path)
+
+    assert done.returncode == 0, done.stderr
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["a photo of a cat", "a photo of a dog"]
+    model, processor = load_model(clip), load_processor(clip)
+    labels = ["a photo of a cat", "a photo of a dog"]
+    read: Any = processor
+    inputs = read(text=labels, images=Image.new("RGB", (224, 224), "white"), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(**inputs)
+    expected = (100 * outputs.image_embeds @ outputs.text_embeds.T).softmax(dim=-1)[0].tolist()
+    found = [float(line.partition(": ")[2]) for line in done.stdout.splitlines()]
+    assert found == pytest.approx(expected, abs=2e-3)
 
 
 def test_towers_run_on_what_is_given(clip: Path, tmp_path: Path) -> None:
