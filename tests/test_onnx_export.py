@@ -291,6 +291,20 @@ def test_unknown_architecture_names_what_is_exported() -> None:
         OnnxRuntime().describe(FlavaConfig(architectures=["FlavaModel"]))
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("clip", "exported by optimum as zero-shot-image-classification"),
+        ("blip_captioning", "exported by optimum, with an export of hfcompress's registry, as image-to-text"),
+    ],
+)
+def test_description_says_whose_export_it_is(name: str, expected: str) -> None:
+    """`hfcompress inspect` says how a model gets into ONNX."""
+    from hfcompress.runtimes.onnxruntime import OnnxRuntime
+
+    assert OnnxRuntime().describe(FAMILIES[name].config()) == expected
+
+
 def test_architecture_of_a_known_type_that_is_not_exported() -> None:
     """A registered type refuses the architectures that it does not cover by name."""
     from hfcompress.runtimes.onnxruntime import OnnxRuntime
