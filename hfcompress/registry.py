@@ -156,6 +156,7 @@ EXPORTS: Registry[Exporter] = Registry(
         "blip": "hfcompress.runtimes.onnx_blip:blip",
         "blip-2": "hfcompress.runtimes.onnx_single_file:with_image_tokens",
         "clap": "hfcompress.runtimes.onnx_single_file:single_file",
+        "metaclip_2": "hfcompress.runtimes.onnx_single_file:single_file",
         "vision-text-dual-encoder": "hfcompress.runtimes.onnx_single_file:single_file",
     },
 )

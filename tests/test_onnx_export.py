@@ -36,6 +36,7 @@ ONE_FILE = [
     "groupvit",
     "owlvit",
     "altclip",
+    "metaclip2",
     "align",
     "vision_text_dual_encoder",
     "clap",
@@ -312,6 +313,24 @@ def test_architecture_of_a_known_type_that_is_not_exported() -> None:
     config = BlipConfig(architectures=["BlipForQuestionAnswering"])
     with pytest.raises(QuantizationError, match=r"and not BlipForQuestionAnswering, whose forward pass does not"):
         OnnxRuntime().describe(config)
+
+
+def test_model_that_cannot_be_traced(tmp_path: Path) -> None:
+    """Where optimum's exporter fails, the error names it, the model and the task."""
+    expected = (
+        r"^optimum's ONNX exporter cannot export this Pix2StructForConditionalGeneration as image-to-text-with-past: "
+    )
+    with pytest.raises(QuantizationError, match=expected):  # its folder holds no processor, which optimum asks for
+        export(saved("pix2struct", tmp_path / "source"), tmp_path / "out")
+
+
+def test_model_that_sees_is_not_exported_blind() -> None:
+    """A vision-language model that optimum exports as a language model alone is refused, and loses nothing silently."""
+    from hfcompress.runtimes.onnxruntime import OnnxRuntime
+
+    expected = r"^optimum exports 'gemma3' models \(.*\), but has no class that loads a Gemma3ForConditionalGeneration"
+    with pytest.raises(QuantizationError, match=expected):
+        OnnxRuntime().describe(FAMILIES["gemma3"].config())
 
 
 def test_graph_that_is_not_the_model_is_thrown_away(tmp_path: Path) -> None:
