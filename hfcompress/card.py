@@ -376,6 +376,15 @@ def _distribution(requirement: str) -> str:
     return re.split(r"[<>=!~ \[]", requirement, maxsplit=1)[0]
 
 
+_TOWER = re.compile(r"((?:vision|audio|text)_model)(?:_\w+)?\.onnx", re.ASCII)
+"""File of a tower that stands alone, and the name of what it holds."""
+_TOWERS_RUN = [
+    'images = vision_model(pixel_values=inputs["pixel_values"]).image_embeds',
+    "texts = text_model(**{name: inputs[name] for name in text_model.input_names}).text_embeds",
+    "logits = 100 * images @ texts.T  # cosines, scaled as CLIP's training scales them",
+]
+
+
 def _snippet(artifact: ArtifactRecord) -> str:
     """Return code that loads the artifact with the class a user would use and, for a task we know, runs it."""
     module, _, name = artifact.load_with.rpartition(".")
@@ -389,28 +398,29 @@ def _snippet(artifact: ArtifactRecord) -> str:
         else 'model_id = "."  # the folder of this card'
     )
     graphs = [path.rpartition("/")[2] for path in artifact.files if path.endswith(".onnx")]
-    graph = f', file_name="{graphs[0]}"' if len(graphs) == 1 and graphs[0] != "model.onnx" and _tag(graphs[0]) else ""
+    whole = [graph for graph in graphs if graph.startswith("model") and _tag(graph)]
+    graph = f', file_name="{whole[0]}"' if whole and whole[0] != "model.onnx" else ""
+    towers = [] if whole else [found for graph in graphs if (found := _TOWER.fullmatch(graph))]
     stock = module == "transformers"
     imports = [f"from transformers import {', '.join(sorted(['AutoProcessor', *([name] if stock else [])]))}"]
     imports += [] if stock else [f"from {module} import {name}"]
     first = ["import hfcompress  # before loading: it makes the layers that no stock configuration says", ""]
     first = first if artifact.imports_hfcompress else []
     typed = ', dtype="auto"' if artifact.dtype else ""  # version 4 of transformers would load it in float32
-    load = [
-        place,
-        f"model = {name}.from_pretrained(model_id{graph}{typed})",
-        "processor = AutoProcessor.from_pretrained(model_id)",
-    ]
+    models = [f'{found[1]} = {name}.from_pretrained(model_id, file_name="{found[0]}")' for found in towers]
+    models = models or [f"model = {name}.from_pretrained(model_id{graph}{typed})"]
+    load = [place, *models, "processor = AutoProcessor.from_pretrained(model_id)"]
     if artifact.pipeline_tag != "zero-shot-image-classification":
         return "\n".join([*first, *sorted(imports), "", *load])
     indent = "    " if stock else ""
+    logits = [f"{indent}logits = model(**inputs).logits_per_image"] if not towers else _TOWERS_RUN
     run = [
         'image = Image.new("RGB", (224, 224), "white")  # your own: Image.open("picture.jpg").convert("RGB")',
         'labels = ["a photo of a cat", "a photo of a dog"]',
         'inputs = processor(text=labels, images=image, padding=True, return_tensors="pt")',
         *(['inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)'] if artifact.dtype else []),
         *(["with torch.inference_mode():"] if stock else []),
-        f"{indent}logits = model(**inputs).logits_per_image",
+        *logits,
         "for label, probability in zip(labels, logits.softmax(dim=-1)[0].tolist()):",
         '    print(f"{label}: {probability:.3f}")',
     ]

@@ -22,8 +22,19 @@ if TYPE_CHECKING:
 
     from hfcompress.contracts import Runtime, Step, Task
     from hfcompress.pruning.importance import Importance
+    from hfcompress.runtimes.onnx_export import Exporter
 
-__all__ = ["IMPORTANCES", "QUANTIZERS", "REGISTRIES", "RUNTIMES", "STEPS", "TASKS", "Registry", "did_you_mean"]
+__all__ = [
+    "EXPORTS",
+    "IMPORTANCES",
+    "QUANTIZERS",
+    "REGISTRIES",
+    "RUNTIMES",
+    "STEPS",
+    "TASKS",
+    "Registry",
+    "did_you_mean",
+]
 
 T = TypeVar("T")
 
@@ -142,4 +153,24 @@ IMPORTANCES: Registry[Importance] = Registry(
         "taylor": "hfcompress.pruning.importance:taylor",
     },
 )
-REGISTRIES: tuple[Registry[object], ...] = (STEPS, QUANTIZERS, IMPORTANCES, TASKS, RUNTIMES)  # type: ignore[assignment]
+EXPORTS: Registry[Exporter] = Registry(
+    "export",
+    {
+        "align": "hfcompress.runtimes.onnx_single_file:single_file",
+        "altclip": "hfcompress.runtimes.onnx_single_file:single_file",
+        "blip": "hfcompress.runtimes.onnx_blip:blip",
+        "blip-2": "hfcompress.runtimes.onnx_single_file:with_image_tokens",
+        "clap": "hfcompress.runtimes.onnx_single_file:single_file",
+        "metaclip_2": "hfcompress.runtimes.onnx_single_file:single_file",
+        "vision-text-dual-encoder": "hfcompress.runtimes.onnx_single_file:single_file",
+    },
+)
+"""Model type → how a model of it goes to ONNX, for the types that optimum's exporter does not know."""
+REGISTRIES: tuple[Registry[object], ...] = (  # type: ignore[assignment]
+    STEPS,
+    QUANTIZERS,
+    IMPORTANCES,
+    TASKS,
+    RUNTIMES,
+    EXPORTS,
+)
