@@ -105,6 +105,8 @@ def shapes(scratch: Path) -> tuple[list[ShapeResult], list[Bar]]:
         folder.mkdir()
         shape = make(folder)
         rows = results_of(shape, folder)
+        for row in rows:
+            logger.info("%s", row)
         results += rows
         asked += [bar for way in OURS for bar in bars(shape.name, way.mode, rows)]
     return results, asked
