@@ -46,6 +46,7 @@ REPEATS = 200
 STATIC_DROP, DYNAMIC_DROP = 0.005, 0.003
 
 OURS = (ours("onnxruntime", "static"), ours("onnxruntime", "dynamic"), ours("openvino", "static"))
+WEIGHT_ONLY = ours("openvino", "weight_only")
 INTEL = Way("optimum-intel: static", "optimum-intel", "openvino", "static", write_optimum_intel)
 
 
@@ -107,7 +108,7 @@ def quickstart(scratch: Path) -> tuple[list[Result], list[Bar]]:
     folders = {"float32: onnxruntime": material.onnx, "float32: openvino": material.openvino}
     models = {label: load(folder, label.removeprefix("float32: "), THREADS) for label, folder in folders.items()}
     results = [Result(label, "float32", label.removeprefix("float32: "), "float32") for label in models]
-    for number, way in enumerate((*OURS, *optimum_ways(), INTEL)):
+    for number, way in enumerate((*OURS, WEIGHT_ONLY, *optimum_ways(), INTEL)):
         folder = scratch / str(number)
         logger.info("%s", way.label)
         try:

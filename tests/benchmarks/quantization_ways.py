@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["REFUSALS", "Maker", "Material", "Mode", "Way", "first_line", "optimum_ways", "ours", "write_optimum_intel"]
 
 Maker = Literal["ours", "optimum", "optimum-intel"]
-Mode = Literal["static", "dynamic"]
+Mode = Literal["static", "dynamic", "weight_only"]
 
 REFUSALS = (
     HfcompressError,
@@ -82,7 +82,7 @@ class Way:
         label: What the table calls it.
         maker: Whose it is.
         runtime: Where the result runs: `onnxruntime` or `openvino`.
-        mode: Whether the ranges of activations come from calibration rows or are taken at run time.
+        mode: Whether the ranges of activations come from calibration rows, are taken at run time, or are not needed.
         write: Writes the result into a folder that does not exist yet.
     """
 
