@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import optimum.onnxruntime
 import torch
-from onnxruntime.capi import onnxruntime_pybind11_state
 from optimum.exporters.onnx import export_models, onnx_export_from_model
 from optimum.exporters.tasks import TasksManager
 from optimum.exporters.utils import get_encoder_decoder_models_for_export
@@ -26,6 +25,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from hfcompress.anatomy import load_model, model_class
 from hfcompress.errors import QuantizationError
 from hfcompress.registry import EXPORTS
+from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,19 +35,7 @@ if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["RUNTIME_ERRORS", "Export", "Exporter", "Route", "export_graphs", "export_task", "is_dual_encoder", "route"]
-
-RUNTIME_ERRORS: tuple[type[Exception], ...] = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    *(
-        kind
-        for kind in vars(onnxruntime_pybind11_state).values()
-        if isinstance(kind, type) and issubclass(kind, Exception)
-    ),
-)
-"""What ONNX Runtime raises on a graph or inputs that it does not take; its own exceptions have no class in common."""
+__all__ = ["Export", "Exporter", "Route", "export_graphs", "export_task", "is_dual_encoder", "route"]
 
 _REFUSALS: tuple[type[Exception], ...] = (
     *RUNTIME_ERRORS,

@@ -16,7 +16,8 @@ from hfcompress.anatomy import model_class
 from hfcompress.errors import CheckpointError, QuantizationError
 from hfcompress.inputs import audio_inputs, load_processor
 from hfcompress.probes import example_inputs
-from hfcompress.runtimes.onnx_export import RUNTIME_ERRORS, Export, is_dual_encoder
+from hfcompress.runtimes.onnx_export import Export, is_dual_encoder
+from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -14,7 +14,8 @@ from hfcompress.contracts import Checkpoint, Format, Model, Runtime
 from hfcompress.errors import CheckpointError, QuantizationError
 from hfcompress.inputs import load_processor
 from hfcompress.narrowing import with_record
-from hfcompress.runtimes.onnx_export import RUNTIME_ERRORS, export_graphs, export_task, is_dual_encoder, route
+from hfcompress.runtimes.onnx_export import export_graphs, export_task, is_dual_encoder, route
+from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
 from hfcompress.runtimes.onnx_towers import Layout, lay_out, tower_graphs
 
 if TYPE_CHECKING:
