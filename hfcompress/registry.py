@@ -125,7 +125,10 @@ RUNTIMES: Registry[type[Runtime]] = Registry(
 )
 QUANTIZERS: Registry[type[Step]] = Registry(
     "quantizer",
-    {"onnxruntime": "hfcompress.quantization.onnxruntime:OnnxRuntimeQuantizer"},
+    {
+        "onnxruntime": "hfcompress.quantization.onnxruntime:OnnxRuntimeQuantizer",
+        "openvino": "hfcompress.quantization.openvino:OpenVinoQuantizer",
+    },
 )
 IMPORTANCES: Registry[Importance] = Registry(
     "importance",
