@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from optimum.intel.openvino.modeling_visual_language import OVModelForVisualCausalLM
 from optimum.intel.openvino.quantization import InferRequestWrapper
-from transformers import AutoTokenizer, GenerationMixin
+from transformers import AutoTokenizer
 
 from hfcompress.errors import DataError
 from hfcompress.inputs import load_processor, row_inputs
@@ -109,12 +110,10 @@ class Pipeline:
 
     def _write(self, batch: dict[str, list[Any]]) -> None:
         """Let an encoder read the rows, and its decoder write what comes of them."""
-        encoder_inputs = set(self._stock.encoder.input_names)
-        inputs = row_inputs(self._processor, encoder_inputs & {self._stock.main_input_name}, batch)
-        import torch
-
+        inputs = row_inputs(self._processor, {self._stock.main_input_name}, batch)
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        self._stock.generate(**tensors, max_new_tokens=_NEW_TOKENS)
+        places = getattr(self._stock.config, "max_target_positions", None) or 2 * _NEW_TOKENS
+        self._stock.generate(**tensors, max_new_tokens=min(_NEW_TOKENS, places // 2))
 
 
 def graph_inputs(path: Path, rows: Rows, batch_size: int, progress: Progress) -> dict[str, GraphInputs]:
