@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     SiglipImageProcessor,
     WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
 )
 
 from hfcompress.contracts import Rows
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["made_rows", "save_llava", "save_siglip", "save_whisper"]
 
 _FRAMES_A_SECOND = 40
+_IMAGE_WORD = "<image>"
+_SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 def made_rows(count: int = 6) -> Rows:
@@ -74,7 +79,7 @@ def save_llava(folder: Path, **changes: Any) -> None:  # noqa: ANN401 - fields o
         _tokenizer(),
         patch_size=VISION["patch_size"],
         vision_feature_select_strategy="default",
-        image_token="<image>",
+        image_token=_IMAGE_WORD,
         num_additional_image_tokens=1,
     ).save_pretrained(folder)
 
@@ -84,28 +89,23 @@ def save_whisper(folder: Path) -> None:
     family = FAMILIES["whisper"]
     config = family.config()
     config.encoder_attention_heads = config.decoder_attention_heads = 4
-    from transformers import WhisperForConditionalGeneration
-
     model = WhisperForConditionalGeneration(config).eval()
-    model.generation_config.update(decoder_start_token_id=1, pad_token_id=0, eos_token_id=2, bos_token_id=1)
+    model.generation_config.update(decoder_start_token_id=1, pad_token_id=0, eos_token_id=90, bos_token_id=1)
     model.save_pretrained(folder)
     WhisperFeatureExtractor(
         feature_size=config.num_mel_bins, chunk_length=1, hop_length=16000 // _FRAMES_A_SECOND
     ).save_pretrained(folder)
-    _tokenizer().save_pretrained(folder)
+    letters = {chr(place + 33): place for place in range(90)} | {"<|endoftext|>": 90}
+    (folder / "vocab.json").write_text(json.dumps(letters), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    WhisperTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    words = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "<image>": IMAGE}
+    words = {word: place for place, word in enumerate(_SPECIAL.values())} | {_IMAGE_WORD: IMAGE}
     words |= {f"w{place}": place for place in range(4, VOCABULARY) if place != IMAGE}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    tokenizer = Tokenizer(WordLevel(words, _SPECIAL["unk_token"]))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        additional_special_tokens=["<image>"],
-        model_max_length=16,
+        tokenizer_object=tokenizer, additional_special_tokens=[_IMAGE_WORD], model_max_length=16, **_SPECIAL
     )

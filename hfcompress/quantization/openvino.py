@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from optimum.intel.openvino.modeling_base import OVBaseModel
 
     from hfcompress.contracts import Rows, StepContext
+    from hfcompress.quantization.openvino_graph import Precisions
 
 __all__ = ["OpenVinoOptions", "OpenVinoQuantizer"]
 
@@ -30,8 +31,8 @@ _STATIC_ONLY = ("smooth", "target", "per_channel", "batch_size")
 _LANGUAGE_MODEL = "lm_model"
 """optimum-intel's name of the decoder of a vision-language model."""
 
-_ALL = 2**31
-"""As many samples as there are: NNCF takes the first 128 if it is not told, and the rows are the recipe's choice."""
+_ALL = 1_000_000_000
+"""Samples that NNCF may take: all there are, for the rows are the recipe's choice. It takes 128 if it is not told."""
 
 
 class OpenVinoOptions(CalibratedOptions):
@@ -172,8 +173,8 @@ class OpenVinoQuantizer(Step):
             size_bytes=quantized - halves + 4 * (before.parameters - quantized),
             changes=(
                 f"export to OpenVINO ({task})",
-                f"{self.options.mode} {self.options.weights}: {quantized:,} of {before.parameters:,} weights from 4 "
-                f"bytes to {'1' if not halves else '1 or half of one'}",
+                f"{self.options.mode} {self.options.weights}: {quantized:,} of {before.parameters:,} weights, 4 bytes"
+                + (" to 1 or half of one" if halves else " to 1"),
             ),
         )
 
@@ -194,12 +195,19 @@ class OpenVinoQuantizer(Step):
             self._quantize(model, exported, output, kept, context)
             (output / "config.json").unlink()  # with what optimum-intel says of it, and the exporter has said it better
             copy_processor(exported, output)
+        counts = _counts(output)
+        if self.options.weights == "int4" and not any(graph.int4 for graph in counts.values()):
+            msg = (
+                f"no layer can have its weights in 4 bits: `group_size: {self.options.group_size}`, or half of it down "
+                f"to 32, divides the width of none that takes 4 bits; choose another `group_size`, or `weights: int8`"
+            )
+            raise QuantizationError(msg)
         return {
             "mode": self.options.mode,
             "weights": self.options.weights,
             **self._told(),
             **_calibration(rows),
-            "graphs": _counts(output),
+            "graphs": {name: {key: n for key, n in asdict(graph).items() if n} for name, graph in counts.items()},
         }
 
     def _quantize(
@@ -227,7 +235,14 @@ class OpenVinoQuantizer(Step):
                 for name, names in kept.items()
             }
         )
-        refusals = (*_nncf_errors(), ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
+        refusals: tuple[type[Exception], ...] = (
+            *_nncf_errors(),
+            ArithmeticError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        )
         try:
             with _silent():
                 OVQuantizer.from_pretrained(model, seed=context.seed).quantize(
@@ -314,14 +329,11 @@ class OpenVinoQuantizer(Step):
         return told | ({"exclude": list(options.exclude)} if options.exclude else {})
 
 
-def _counts(folder: Path) -> dict[str, Json]:
+def _counts(folder: Path) -> dict[str, Precisions]:
     """Return for each graph of a folder how many operators hold their weights in which type."""
     from hfcompress.quantization.openvino_graph import precisions, read_graph
 
-    return {
-        file.stem: {name: count for name, count in asdict(precisions(read_graph(file))).items() if count}
-        for file in sorted(folder.glob("openvino*.xml"))
-    }
+    return {file.stem: precisions(read_graph(file)) for file in sorted(folder.glob("openvino*.xml"))}
 
 
 def _calibration(rows: Rows | None) -> dict[str, Json]:

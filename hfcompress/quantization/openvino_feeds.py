@@ -5,17 +5,19 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from openvino import Tensor
 from optimum.intel.openvino.modeling_visual_language import OVModelForVisualCausalLM
 from optimum.intel.openvino.quantization import InferRequestWrapper
 from transformers import AutoTokenizer
 
-from hfcompress.errors import DataError
+from hfcompress.errors import DataError, QuantizationError
 from hfcompress.inputs import load_processor, row_inputs
 from hfcompress.runtimes.openvino import load_stock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from optimum.intel.openvino.modeling_base import OVBaseModel
@@ -84,7 +86,21 @@ class Pipeline:
                 self._answer(batch)
             else:
                 self._write(batch)
+        for call in calls:
+            _check_finite(graph, call)
         return calls
+
+    def check(self, batch: dict[str, list[Any]]) -> None:
+        """Check that a model of one graph gives finite outputs; NNCF takes infinite activations for absent ones.
+
+        Raises:
+            QuantizationError: It does not.
+            DataError: The rows lack what the model reads.
+        """
+        if self.graphs == ("model",):
+            (inputs,) = self.inputs_of("model", batch)
+            outputs = self._stock(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+            _check_finite("model", outputs)
 
     def _answer(self, batch: dict[str, list[Any]]) -> None:
         """Let a vision-language model read each row's image and text together, in the form that it was trained on.
@@ -124,9 +140,26 @@ def graph_inputs(path: Path, rows: Rows, batch_size: int, progress: Progress) ->
         rows: Calibration rows.
         batch_size: Rows that go through the pipeline at once.
         progress: Hears how many batches are done.
+
+    Raises:
+        QuantizationError: An activation is not finite.
+        DataError: The rows lack what the model reads.
     """
     pipeline = Pipeline(path)
+    for batch in progress.track(rows.batches(batch_size), -(-len(rows) // batch_size), "float32 batches"):
+        pipeline.check(batch)
     return {graph: GraphInputs(pipeline, graph, rows, batch_size, progress) for graph in pipeline.graphs}
+
+
+def _check_finite(graph: str, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        array = np.asarray(value.data if isinstance(value, Tensor) else value)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            msg = (
+                f"the activation {name} of {graph} is not finite on the calibration rows, so it has no range to "
+                f"quantize to"
+            )
+            raise QuantizationError(msg)
 
 
 @contextmanager

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-# Importing OpenVINO or NNCF sends usage statistics over the network, unless this optional module of theirs is absent.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # how Python marks a module as absent
-
-import openvino as ov
 import optimum.intel.openvino
 import torch
 import transformers
@@ -209,7 +204,7 @@ def _taken_by(auto: Any, config: PretrainedConfig) -> set[str]:  # noqa: ANN401 
     mapping = getattr(auto, "_model_mapping", None)
     if mapping is None:
         return {auto.__name__}
-    found = mapping[type(config)] if type(config) in mapping else ()
+    found = mapping.get(type(config), ())
     return {made.__name__ for made in (found if isinstance(found, tuple) else (found,))}
 
 
