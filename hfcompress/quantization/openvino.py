@@ -50,7 +50,10 @@ class OpenVinoOptions(CalibratedOptions):
         "(weight_only), of the activations (static; the weights' always do).",
     )
     group_size: int = Field(
-        128, ge=2, description="int4: neighbouring inputs that share a scale; halved where a layer's width needs it."
+        128,
+        ge=2,
+        description="int4: neighbouring inputs that share a scale; where a layer's width is no multiple of it, the "
+        "largest power of two below it, from 32 on, that divides the width, or 8 bits where none does.",
     )
     ratio: float = Field(
         1.0, gt=0.0, le=1.0, description="int4: fraction of the weights in 4 bits; the most sensitive rest is in 8."
@@ -198,8 +201,9 @@ class OpenVinoQuantizer(Step):
         counts = _counts(output)
         if self.options.weights == "int4" and not any(graph.int4 for graph in counts.values()):
             msg = (
-                f"no layer can have its weights in 4 bits: `group_size: {self.options.group_size}`, or half of it down "
-                f"to 32, divides the width of none that takes 4 bits; choose another `group_size`, or `weights: int8`"
+                f"no layer can have its weights in 4 bits: `group_size: {self.options.group_size}`, or a power of two "
+                f"from 32 up to it, divides the width of none that takes 4 bits; choose another `group_size`, or "
+                f"`weights: int8`"
             )
             raise QuantizationError(msg)
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from hfcompress.inputs import load_processor, row_inputs
 from hfcompress.runtimes.openvino import load_stock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     from optimum.intel.openvino.modeling_base import OVBaseModel
@@ -151,8 +152,8 @@ def graph_inputs(path: Path, rows: Rows, batch_size: int, progress: Progress) ->
     return {graph: GraphInputs(pipeline, graph, rows, batch_size, progress) for graph in pipeline.graphs}
 
 
-def _check_finite(graph: str, values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
+def _check_finite(graph: str, values: Any) -> None:  # noqa: ANN401 - by name, or the one that there is
+    for name, value in values.items() if isinstance(values, Mapping) else [("input", values)]:
         array = np.asarray(value.data if isinstance(value, Tensor) else value)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             msg = (

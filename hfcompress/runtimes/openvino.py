@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import optimum.intel.openvino
 import torch
 import transformers
-from optimum.exporters.openvino import main_export
+from optimum.exporters.openvino import export_from_model
+from optimum.exporters.openvino.utils import clear_class_registry, load_preprocessors
 from optimum.exporters.tasks import TasksManager
 from optimum.intel.openvino import OVConfig, OVModelForCustomTasks
 from optimum.intel.openvino.modeling_visual_language import MODEL_TYPE_TO_CLS_MAPPING, OVModelForVisualCausalLM
 from optimum.utils import DEFAULT_DUMMY_SHAPES
 
-from hfcompress.anatomy import copy_processor, load_config, model_class
+from hfcompress.anatomy import copy_processor, load_config, load_model, model_class
 from hfcompress.contracts import Checkpoint, Format, Model, Runtime
 from hfcompress.errors import CheckpointError, QuantizationError
 from hfcompress.inputs import load_processor
@@ -91,19 +92,23 @@ class OpenVino(Runtime):
         """Export to OpenVINO in float32: graphs, configuration and processor in one folder, no tokenizer graphs."""
         config = load_config(checkpoint.path)
         task = stock_export(config).task
+        model = load_model(checkpoint.path)
+        # the layers are as the record says by now, and OpenVINO takes whoever has such a field for quantized weights
+        model.config = with_record(model.config, None)
         try:
-            main_export(
-                str(checkpoint.path),
+            export_from_model(
+                model,
                 output,
                 task=task,
-                library_name="transformers",
-                local_files_only=True,
-                ov_config=OVConfig(dtype="fp32"),  # unsaid, graphs of a billion weights and more come out in 8 bits
+                preprocessors=load_preprocessors(str(checkpoint.path), model_type=config.model_type),
+                ov_config=OVConfig(dtype="fp32"),
                 **_shapes(config),
             )
         except _REFUSALS as error:
             msg = f"optimum-intel cannot export this {config.model_type!r} model as {task}: {error}"
             raise QuantizationError(msg) from error
+        finally:
+            clear_class_registry()  # or everything that was traced stays in memory
         described = load_config(output)  # with what the classes that load the graphs read beside the source's
         for file in output.iterdir():
             if not file.name.startswith("openvino") and file.name != "generation_config.json":
