@@ -195,10 +195,12 @@ def test_exclude_that_matches_nothing(clip: Path, tmp_path: Path) -> None:
         quantized(clip, tmp_path / "out", mode="weight_only", exclude=["no.such*"])
 
 
-def test_int4_needs_a_group_size_that_divides(clip: Path, tmp_path: Path) -> None:
+def test_int4_needs_a_group_size_that_divides(tmp_path: Path) -> None:
     """Where no width is a multiple of the group size nothing would be in 4 bits, and that is said."""
-    with pytest.raises(QuantizationError, match=r"^no layer can have its weights in 4 bits: `group_size: 11`"):
-        quantized(clip, tmp_path / "out", mode="weight_only", weights="int4", group_size=11)
+    (tmp_path / "source").mkdir()
+    save_whisper(tmp_path / "source")
+    with pytest.raises(QuantizationError, match=r"^no layer can have its weights in 4 bits: `group_size: 32`"):
+        quantized(tmp_path / "source", tmp_path / "out", mode="weight_only", weights="int4", group_size=32)
 
 
 def test_activations_that_are_not_finite(clip: Path, rows: Rows, tmp_path: Path) -> None:
@@ -313,6 +315,10 @@ QUANTIZED = {
 }
 
 
+LEAST = {"int8": 0.98, "int4": 0.95, "static": 0.9}
+"""Least cosine to the float32 outputs; `static` is calibrated on images and sounds and then given plain noise."""
+
+
 @pytest.fixture(scope="module", params=MADE)
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
     """Return the name, the checkpoint and the float32 export of a tiny model."""
@@ -347,4 +353,4 @@ def test_families(family: tuple[str, Path, Path], how: str, tmp_path: Path) -> N
     found, expected = model(inputs)[output], reference(inputs)[output]
     assert found.shape == expected.shape
     cosine = (found * expected).sum() / np.linalg.norm(found) / np.linalg.norm(expected)
-    assert cosine > (0.95 if how == "int4" else 0.98)
+    assert cosine > LEAST[how]

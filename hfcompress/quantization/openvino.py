@@ -53,7 +53,7 @@ class OpenVinoOptions(CalibratedOptions):
         128,
         ge=2,
         description="int4: neighbouring inputs that share a scale; where a layer's width is no multiple of it, the "
-        "largest power of two below it, from 32 on, that divides the width, or 8 bits where none does.",
+        "largest power of two below it that divides the width, or 8 bits where that is too small.",
     )
     ratio: float = Field(
         1.0, gt=0.0, le=1.0, description="int4: fraction of the weights in 4 bits; the most sensitive rest is in 8."
@@ -201,8 +201,8 @@ class OpenVinoQuantizer(Step):
         counts = _counts(output)
         if self.options.weights == "int4" and not any(graph.int4 for graph in counts.values()):
             msg = (
-                f"no layer can have its weights in 4 bits: `group_size: {self.options.group_size}`, or a power of two "
-                f"from 32 up to it, divides the width of none that takes 4 bits; choose another `group_size`, or "
+                f"no layer can have its weights in 4 bits: `group_size: {self.options.group_size}`, or a large enough "
+                f"power of two below it, divides the width of none that takes 4 bits; choose another `group_size`, or "
                 f"`weights: int8`"
             )
             raise QuantizationError(msg)
