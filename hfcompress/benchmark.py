@@ -22,7 +22,7 @@ __all__ = ["alternate", "default_threads", "latency", "parameters_of", "size_byt
 _WEIGHTS: dict[Format, tuple[str, ...]] = {
     "transformers": ("model.safetensors", "model-*-of-*.safetensors"),
     "onnx": ("**/*.onnx", "**/*.onnx_data"),
-    "openvino": ("**/*.xml", "**/*.bin"),
+    "openvino": ("**/openvino*.xml", "**/openvino*.bin"),
 }
 _DESCRIPTION = ("*.json", "*.txt", "*.model", "*.jinja")
 _ABOUT = "report.json"

@@ -146,6 +146,7 @@ QUANTIZERS: Registry[type[Step]] = Registry(
     "quantizer",
     {
         "onnxruntime": "hfcompress.quantization.onnxruntime:OnnxRuntimeQuantizer",
+        "openvino": "hfcompress.quantization.openvino:OpenVinoQuantizer",
         "torchao": "hfcompress.quantization.torchao:TorchAoQuantizer",
     },
 )

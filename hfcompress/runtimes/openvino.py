@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-# Importing OpenVINO or NNCF sends usage statistics over the network, unless this optional module of theirs is absent.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # how Python marks a module as absent
-
-import openvino as ov
 import optimum.intel.openvino
 import torch
 import transformers
-from optimum.exporters.openvino import main_export
+from optimum.exporters.openvino import export_from_model
+from optimum.exporters.openvino.utils import clear_class_registry, load_preprocessors
 from optimum.exporters.tasks import TasksManager
 from optimum.intel.openvino import OVConfig, OVModelForCustomTasks
 from optimum.intel.openvino.modeling_visual_language import MODEL_TYPE_TO_CLS_MAPPING, OVModelForVisualCausalLM
+from optimum.utils import DEFAULT_DUMMY_SHAPES
 
-from hfcompress.anatomy import copy_processor, load_config, model_class
+from hfcompress.anatomy import copy_processor, load_config, load_model, model_class
 from hfcompress.contracts import Checkpoint, Format, Model, Runtime
 from hfcompress.errors import CheckpointError, QuantizationError
 from hfcompress.inputs import load_processor
@@ -35,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenVino", "StockExport", "load_stock", "stock_export"]
 
-_GENERALITY = {"text-generation": 1, "feature-extraction": 2}
+_GENERAL_TASK = "feature-extraction"
+_GENERALITY = {"text-generation": 1, _GENERAL_TASK: 2}
 """Tasks that leave out towers or heads of a multimodal model: taken where nothing more specific is there."""
 
 _REFUSALS = (
@@ -94,24 +92,30 @@ class OpenVino(Runtime):
         """Export to OpenVINO in float32: graphs, configuration and processor in one folder, no tokenizer graphs."""
         config = load_config(checkpoint.path)
         task = stock_export(config).task
+        model = load_model(checkpoint.path)
+        # the layers are as the record says by now, and OpenVINO takes whoever has such a field for quantized weights
+        model.config = with_record(model.config, None)
         try:
-            main_export(
-                str(checkpoint.path),
+            export_from_model(
+                model,
                 output,
                 task=task,
-                library_name="transformers",
-                local_files_only=True,
-                ov_config=OVConfig(dtype="fp32"),  # unsaid, graphs of a billion weights and more come out in 8 bits
+                preprocessors=load_preprocessors(str(checkpoint.path), model_type=config.model_type),
+                ov_config=OVConfig(dtype="fp32"),
+                **_shapes(config),
             )
         except _REFUSALS as error:
             msg = f"optimum-intel cannot export this {config.model_type!r} model as {task}: {error}"
             raise QuantizationError(msg) from error
+        finally:
+            clear_class_registry()  # or everything that was traced stays in memory
+        described = load_config(output)  # with what the classes that load the graphs read beside the source's
         for file in output.iterdir():
-            if not file.name.startswith("openvino"):
+            if not file.name.startswith("openvino") and file.name != "generation_config.json":
                 file.unlink()
         copy_processor(checkpoint.path, output)
         # the graphs have their shapes, and need no one to narrow them
-        with_record(config, None).save_pretrained(output)
+        with_record(described, None).save_pretrained(output)
         return Checkpoint(output, "openvino")
 
     def describe(self, config: PretrainedConfig) -> str:
@@ -138,7 +142,7 @@ def load_stock(path: Path, threads: int | None = None, *, compiled: bool = True)
     stock = stock_export(load_config(path)).stock
     settings = {"CACHE_DIR": ""} | ({} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)})
     try:
-        return stock.from_pretrained(path, export=False, compile=compiled, device="CPU", ov_config=settings)
+        return stock.from_pretrained(str(path), export=False, compile=compiled, device="CPU", ov_config=settings)
     except (OSError, *_REFUSALS) as error:
         msg = f"{stock.__name__} cannot load {path}: {error}"
         raise CheckpointError(msg) from error
@@ -163,6 +167,15 @@ def stock_export(config: PretrainedConfig) -> StockExport:
     return min(found, key=lambda way: _GENERALITY.get(way.task.removesuffix("-with-past"), 0))
 
 
+def _shapes(config: PretrainedConfig) -> dict[str, int]:
+    """Return the sizes of the inputs that the exporter traces with, where its own do not fit the model."""
+    positions = getattr(config, "max_source_positions", None)
+    if positions is None:
+        return {}
+    # a Whisper reads exactly as many frames as its encoder has places for, two a place
+    return {"nb_max_frames": min(2 * positions, DEFAULT_DUMMY_SHAPES["nb_max_frames"])}
+
+
 def _candidates(config: PretrainedConfig, architecture: str, supported: list[str]) -> Iterator[StockExport]:
     """Yield the ways to export and load an architecture; those with a class of their own before the general class."""
     for stock in _stock_classes():
@@ -171,6 +184,8 @@ def _candidates(config: PretrainedConfig, architecture: str, supported: list[str
             continue
         if issubclass(stock, OVModelForVisualCausalLM) and config.model_type not in MODEL_TYPE_TO_CLS_MAPPING:
             continue
+        if task == _GENERAL_TASK and "last_hidden_state" not in _outputs(config, task):
+            continue  # the general class reads nothing else
         with_past = f"{task}-with-past"  # a decoder that need not read its whole past at every token
         yield StockExport(with_past if with_past in supported else task, stock)
     for task in supported:
@@ -180,12 +195,21 @@ def _candidates(config: PretrainedConfig, architecture: str, supported: list[str
                 yield StockExport(task, OVModelForCustomTasks)
 
 
+def _outputs(config: PretrainedConfig, task: str) -> Mapping[str, Any]:
+    """Return the outputs of an export by name."""
+    make = TasksManager.get_exporter_config_constructor(
+        exporter="openvino", task=task, model_type=config.model_type, library_name="transformers"
+    )
+    outputs: Mapping[str, Any] = make(config).outputs
+    return outputs
+
+
 def _taken_by(auto: Any, config: PretrainedConfig) -> set[str]:  # noqa: ANN401 - an auto class or a model's
     """Return the names of the classes that a class of transformers makes from a configuration."""
     mapping = getattr(auto, "_model_mapping", None)
     if mapping is None:
         return {auto.__name__}
-    found = mapping[type(config)] if type(config) in mapping else ()
+    found = mapping.get(type(config), ())
     return {made.__name__ for made in (found if isinstance(found, tuple) else (found,))}
 
 
