@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
-    from hfcompress.api import apply_step, evaluate, load, prune, quantize
+    from hfcompress.api import apply_step, cast, evaluate, load, prune, quantize
     from hfcompress.errors import GateError, HfcompressError, RunError, UsageError
     from hfcompress.hub import push_folder as push
     from hfcompress.inspection import inspect
@@ -32,6 +32,7 @@ _PUBLIC = {
     "RunError": "hfcompress.errors:RunError",
     "UsageError": "hfcompress.errors:UsageError",
     "apply_step": "hfcompress.api:apply_step",
+    "cast": "hfcompress.api:cast",
     "evaluate": "hfcompress.api:evaluate",
     "inspect": "hfcompress.inspection:inspect",
     "load": "hfcompress.api:load",
@@ -51,6 +52,7 @@ __all__ = [
     "RunError",
     "UsageError",
     "apply_step",
+    "cast",
     "evaluate",
     "inspect",
     "load",

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
     from hfcompress.contracts import Json, Measurement
 
-__all__ = ["apply_step", "evaluate", "load", "prune", "quantize"]
+__all__ = ["apply_step", "cast", "evaluate", "load", "prune", "quantize"]
+
+
+def cast(
+    model: str | Path,
+    *,
+    output: str | Path,
+    revision: str = "main",
+    **options: Any,  # noqa: ANN401 - validated by the step's own options
+) -> dict[str, Json]:
+    """Store weights in 16 bits; the options are those of `use: cast` in a recipe. See `apply_step`."""
+    return apply_step("cast", model, output=output, revision=revision, **options)
 
 
 def prune(
@@ -93,7 +104,11 @@ def apply_step(
         raise _wrong_options(use, error) from error
     if step.extra is not None:
         require_extra(step.extra)
+    from hfcompress.anatomy import load_config
+    from hfcompress.quantized import require_float
+
     source = resolve_model(str(model), revision)
+    require_float(load_config(source.path))
     checkpoint = Checkpoint(download_weights(source), "transformers")
     rows = None if calibration is None else rows_in(calibration, "calibration")
     folder.parent.mkdir(parents=True, exist_ok=True)

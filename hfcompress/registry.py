@@ -34,9 +34,16 @@ __all__ = [
     "TASKS",
     "Registry",
     "did_you_mean",
+    "near_names",
 ]
 
 T = TypeVar("T")
+
+
+def near_names(name: str, known: Iterable[str]) -> list[str]:
+    """Return up to three known names, nearest first, or the first three where none is near."""
+    names = sorted(known)
+    return difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -114,6 +121,7 @@ class Registry(Generic[T]):
 STEPS: Registry[type[Step]] = Registry(
     "step",
     {
+        "cast": "hfcompress.casting:Cast",
         "prune": "hfcompress.pruning.step:Prune",
         "quantize": "hfcompress.quantization.step:Quantize",
     },
@@ -138,11 +146,16 @@ RUNTIMES: Registry[type[Runtime]] = Registry(
     {
         "torch": "hfcompress.runtimes.pytorch:PyTorch",
         "onnxruntime": "hfcompress.runtimes.onnxruntime:OnnxRuntime",
+        "openvino": "hfcompress.runtimes.openvino:OpenVino",
     },
 )
 QUANTIZERS: Registry[type[Step]] = Registry(
     "quantizer",
-    {"onnxruntime": "hfcompress.quantization.onnxruntime:OnnxRuntimeQuantizer"},
+    {
+        "onnxruntime": "hfcompress.quantization.onnxruntime:OnnxRuntimeQuantizer",
+        "openvino": "hfcompress.quantization.openvino:OpenVinoQuantizer",
+        "torchao": "hfcompress.quantization.torchao:TorchAoQuantizer",
+    },
 )
 IMPORTANCES: Registry[Importance] = Registry(
     "importance",
@@ -163,6 +176,7 @@ EXPORTS: Registry[Exporter] = Registry(
         "blip": "hfcompress.runtimes.onnx_blip:blip",
         "blip-2": "hfcompress.runtimes.onnx_single_file:with_image_tokens",
         "clap": "hfcompress.runtimes.onnx_single_file:single_file",
+        "metaclip_2": "hfcompress.runtimes.onnx_single_file:single_file",
         "vision-text-dual-encoder": "hfcompress.runtimes.onnx_single_file:single_file",
     },
 )

@@ -45,12 +45,12 @@ SIDE = 32
 WORDS = ("a", "cat", "dog", "on", "red", "blue", "mat", "and", "the", "bird")
 
 
-def _word_tokenizer(folder: Path) -> BertTokenizerFast:
+def _word_tokenizer(folder: Path, **options: Any) -> BertTokenizerFast:  # noqa: ANN401 - as its class
     """Return a tokenizer of whole words; its special tokens have the ids of the tiny models."""
     tokens = ["[PAD]", "[CLS]", "[UNK]", "[SEP]", "[MASK]", *(f"[unused{place}]" for place in range(5)), *WORDS]
     tokens += [f"w{place}" for place in range(len(tokens), VOCABULARY)]
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
-    return BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=20)
+    return BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=20, **options)
 
 
 def _letters(folder: Path, first: list[str]) -> tuple[str, str]:
@@ -63,7 +63,9 @@ def _letters(folder: Path, first: list[str]) -> tuple[str, str]:
 
 
 def _siglip(_: PretrainedConfig, folder: Path) -> ProcessorMixin:
-    return SiglipProcessor(SiglipImageProcessor(size={"height": SIDE, "width": SIDE}), _word_tokenizer(folder))
+    # SigLIP was trained without masks, and its own tokenizer makes none
+    tokenizer = _word_tokenizer(folder, model_input_names=["input_ids"])
+    return SiglipProcessor(SiglipImageProcessor(size={"height": SIDE, "width": SIDE}), tokenizer)
 
 
 def _blip(_: PretrainedConfig, folder: Path) -> ProcessorMixin:

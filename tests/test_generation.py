@@ -221,3 +221,13 @@ def test_frames_are_decoded_and_compared(load: Callable[..., Model]) -> None:
         assert source.rows[row].text == model.processor.batch_decode(p.argmax(dim=-1)[None])[0].strip()
         assert followed.nats[row] == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-3)
         assert followed.hits[row] == int((p.argmax(dim=-1) == q.argmax(dim=-1)).sum())
+
+
+@pytest.mark.parametrize("case", ["whisper", "blip_vqa", "llava"])
+def test_weights_of_16_bits(case: str, load: Callable[..., Model]) -> None:
+    """A model in bfloat16 reads the same rows, and stays near the model that it was rounded from."""
+    family, task, make = CASES[case]
+    rows, source, rounded = make(), load(family), load(family)
+    rounded.stock.to(torch.bfloat16)
+    followed = task.follow(rounded, rows, task.predict(source, rows, Progress()), Progress())
+    assert 0 < followed.nats.sum() < 0.5

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+    from transformers import PretrainedConfig
 
     from tests.conftest import Python
 
@@ -35,6 +36,7 @@ ONE_FILE = [
     "groupvit",
     "owlvit",
     "altclip",
+    "metaclip2",
     "align",
     "vision_text_dual_encoder",
     "clap",
@@ -76,6 +78,12 @@ def more_rows(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, tensor in inputs.items()
     }
     return {name: torch.cat([tensor, tensor[:1]]) for name, tensor in longer.items()}
+
+
+def image_or_sound(name: str, config: PretrainedConfig) -> Tensor:
+    """Return what a model that writes reads."""
+    inputs = FAMILIES[name].inputs(config)
+    return inputs["input_features" if "input_features" in inputs else "pixel_values"]
 
 
 def assert_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
@@ -139,16 +147,26 @@ def test_export_writes_what_torch_writes(name: str, tmp_path: Path) -> None:
 
     source = saved(name, tmp_path / "source")
     export(source, tmp_path / "out")
-    model = load_model(source.path)
-    read: Any = next(
-        tensor
-        for key, tensor in FAMILIES[name].inputs(model.config).items()
-        if key.endswith(("s",)) and tensor.ndim > 2
-    )
-    writer: Any = model
+    writer: Any = load_model(source.path)
+    read = image_or_sound(name, writer.config)
     expected = writer.generate(read, **GENERATED)
     assert torch.equal(load_stock(tmp_path / "out").generate(read, **GENERATED), expected)
     assert len(set(expected[0].tolist())) > 1
+
+
+@pytest.mark.parametrize("name", ["whisper", "blip_captioning"])
+def test_pruned_decoder_writes_what_torch_writes(name: str, tmp_path: Path) -> None:
+    """A decoder whose layers have different numbers of heads keeps a cache of just those."""
+    from hfcompress.runtimes.onnxruntime import load_stock
+
+    (tmp_path / "pruned").mkdir()
+    options = PruneOptions(towers={"all": TowerRatios(heads=0.5)}, importance="magnitude", allocation="global")
+    Prune(options).apply(saved(name, tmp_path / "source"), tmp_path / "pruned", StepContext())
+    export(Checkpoint(tmp_path / "pruned", "transformers"), tmp_path / "out")
+    writer: Any = load_model(tmp_path / "pruned")
+    read = image_or_sound(name, load_config(tmp_path / "source"))
+    expected = writer.generate(read, **GENERATED)
+    assert torch.equal(load_stock(tmp_path / "out").generate(read, **GENERATED), expected)
 
 
 @pytest.mark.parametrize("name", sorted(EXPORTS))
@@ -230,7 +248,6 @@ def test_no_towers_to_export_apart(tmp_path: Path) -> None:
 
 def test_pruned_layers_of_different_widths(tmp_path: Path, python: Python) -> None:
     """Towers of a model that only hfcompress can load in torch run in a process that never imports it."""
-
     source = saved("clip", tmp_path / "source")
     (tmp_path / "pruned").mkdir()
     options = PruneOptions(towers={"all": TowerRatios(heads=0.5)}, importance="magnitude", allocation="global")
@@ -275,6 +292,20 @@ def test_unknown_architecture_names_what_is_exported() -> None:
         OnnxRuntime().describe(FlavaConfig(architectures=["FlavaModel"]))
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("clip", "exported by optimum as zero-shot-image-classification"),
+        ("blip_captioning", "exported by optimum, with an export of hfcompress's registry, as image-to-text"),
+    ],
+)
+def test_description_says_whose_export_it_is(name: str, expected: str) -> None:
+    """`hfcompress inspect` says how a model gets into ONNX."""
+    from hfcompress.runtimes.onnxruntime import OnnxRuntime
+
+    assert OnnxRuntime().describe(FAMILIES[name].config()) == expected
+
+
 def test_architecture_of_a_known_type_that_is_not_exported() -> None:
     """A registered type refuses the architectures that it does not cover by name."""
     from hfcompress.runtimes.onnxruntime import OnnxRuntime
@@ -282,6 +313,24 @@ def test_architecture_of_a_known_type_that_is_not_exported() -> None:
     config = BlipConfig(architectures=["BlipForQuestionAnswering"])
     with pytest.raises(QuantizationError, match=r"and not BlipForQuestionAnswering, whose forward pass does not"):
         OnnxRuntime().describe(config)
+
+
+def test_model_that_cannot_be_traced(tmp_path: Path) -> None:
+    """Where optimum's exporter fails, the error names it, the model and the task."""
+    expected = (
+        r"^optimum's ONNX exporter cannot export this Pix2StructForConditionalGeneration as image-to-text-with-past: "
+    )
+    with pytest.raises(QuantizationError, match=expected):  # its folder holds no processor, which optimum asks for
+        export(saved("pix2struct", tmp_path / "source"), tmp_path / "out")
+
+
+def test_model_that_sees_is_not_exported_blind() -> None:
+    """A vision-language model that optimum exports as a language model alone is refused, and loses nothing silently."""
+    from hfcompress.runtimes.onnxruntime import OnnxRuntime
+
+    expected = r"^optimum exports 'gemma3' models \(.*\), but has no class that loads a Gemma3ForConditionalGeneration"
+    with pytest.raises(QuantizationError, match=expected):
+        OnnxRuntime().describe(FAMILIES["gemma3"].config())
 
 
 def test_graph_that_is_not_the_model_is_thrown_away(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 
 from hfcompress.errors import QuantizationError
@@ -67,12 +66,12 @@ def feeds(
 
 
 class _Graph:
-    """A float32 graph and what it takes and gives, by name."""
+    """A float32 graph, as a stock class has loaded it, and what it takes and gives, by name."""
 
-    def __init__(self, file: Path) -> None:
-        self.session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        self.inputs = [put.name for put in self.session.get_inputs()]
-        self.outputs = [put.name for put in self.session.get_outputs()]
+    def __init__(self, session: Any, file: str) -> None:  # noqa: ANN401 - onnxruntime has no types
+        self.session = session
+        self.inputs = [put.name for put in session.get_inputs()]
+        self.outputs = [put.name for put in session.get_outputs()]
         self.file = file
 
     def select(self, made: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
@@ -82,7 +81,7 @@ class _Graph:
             QuantizationError: One of them was not.
         """
         if missing := [name for name in self.inputs if name not in made]:
-            msg = f"{self.file.name} wants {', '.join(missing)}, which calibration cannot give; use `mode: dynamic`"
+            msg = f"{self.file} wants {', '.join(missing)}, which calibration cannot give; use `mode: dynamic`"
             raise QuantizationError(msg)
         return {name: made[name] for name in self.inputs}
 
@@ -104,10 +103,10 @@ class _Sequence:
 
     def __init__(self, path: Path, processor: ProcessorMixin) -> None:
         self._processor = processor
-        folder = path / ONNX_FOLDER
-        self._encoder, self._decoder = _Graph(folder / _ENCODER), _Graph(folder / _DECODER)
-        self._continuing = _Graph(folder / _CONTINUING) if (folder / _CONTINUING).exists() else None
-        self._stock = load_stock(path)
+        self._stock: Any = load_stock(path)
+        self._encoder = _Graph(self._stock.encoder.session, _ENCODER)
+        self._decoder = _Graph(self._stock.decoder.session, _DECODER)
+        self._continuing = _Graph(self._stock.decoder_with_past.session, _CONTINUING)
         self._limits = _limits(self._stock)
 
     def feeds(self, batch: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Arrays]]:
@@ -130,8 +129,6 @@ class _Sequence:
         """Yield what the decoders are given for tokens of shape (rows, length): all at once, and one after another."""
         whole = self._decoder.select({**made, **_text(tokens, 0)})
         yield _DECODER, whole
-        if self._continuing is None or tokens.shape[1] == 1:
-            return
         past = _as_past(self._decoder(self._decoder.select({**made, **_text(tokens[:, :1], 0)})))
         for place in range(1, tokens.shape[1]):
             inputs = self._continuing.select({**made, **past, **_text(tokens[:, place : place + 1], place)})

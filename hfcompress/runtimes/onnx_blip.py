@@ -46,9 +46,24 @@ class _Encoder(VisionOnnxConfig):  # type: ignore[misc] # optimum has no types
 
 
 class _Decoder(OnnxSeq2SeqConfigWithPast):  # type: ignore[misc] # optimum has no types
-    """The text decoder: tokens and the encoder's states in, logits and the cache of keys and values out."""
+    """The text decoder: tokens and the encoder's states in, logits and the cache of keys and values out.
+
+    Args:
+        decoder: The module, whose own cache it is traced with: pruned layers have other numbers of heads.
+        is_continuing: Whether it goes on from a cache.
+    """
 
     NORMALIZED_CONFIG_CLASS = NormalizedSeq2SeqConfig.with_args(decoder_num_layers="num_hidden_layers", allow_new=True)
+
+    def __init__(self, decoder: PreTrainedModel, *, is_continuing: bool) -> None:
+        super().__init__(
+            decoder.config,
+            task="image-to-text",
+            use_past=True,
+            use_past_in_inputs=is_continuing,
+            behavior=ConfigBehavior.DECODER,
+        )
+        self._decoder = decoder
 
     @property
     def inputs(self) -> Axes:
@@ -67,18 +82,15 @@ class _Decoder(OnnxSeq2SeqConfigWithPast):  # type: ignore[misc] # optimum has n
     def generate_dummy_inputs(self, framework: str = "pt", **shapes: int) -> dict[str, Any]:
         del shapes
         config = self._config
-        length = 1 if self.use_past_in_inputs else _TOKENS
-        head = config.hidden_size // config.num_attention_heads
         inputs: dict[str, Any] = {
-            "input_ids": torch.randint(0, config.vocab_size, (_ROWS, length)),
+            "input_ids": torch.randint(0, config.vocab_size, (_ROWS, _TOKENS)),
             "encoder_hidden_states": torch.randn(_ROWS, _PLACES, config.encoder_hidden_size),
         }
         if self.use_past_in_inputs:
-            sizes = (_TOKENS, _TOKENS, _PLACES, _PLACES)  # keys and values of the text, keys and values of the image
-            inputs["past_key_values"] = [
-                tuple(torch.randn(_ROWS, config.num_attention_heads, size, head) for size in sizes)
-                for _ in range(config.num_hidden_layers)
-            ]
+            with torch.no_grad():
+                begun: Any = self._decoder(**inputs, use_cache=True)
+            inputs["input_ids"] = inputs["input_ids"][:, :1]
+            inputs["past_key_values"] = list(begun.past_key_values.to_legacy_cache())
         return inputs if framework == "pt" else tree_map(lambda tensor: tensor.numpy(), inputs)
 
 
@@ -103,20 +115,10 @@ def _parts(model: PreTrainedModel, path: Path) -> Mapping[str, tuple[torch.nn.Mo
     del path
     text: Any = model.text_decoder
     vision: Any = model.vision_model
-
-    def decoder(*, is_continuing: bool) -> OnnxConfig:
-        return _Decoder(
-            text.config,
-            task="image-to-text",
-            use_past=True,
-            use_past_in_inputs=is_continuing,
-            behavior=ConfigBehavior.DECODER,
-        )
-
     return {
         "encoder_model": (vision, _Encoder(vision.config)),
-        "decoder_model": (text, decoder(is_continuing=False)),
-        "decoder_with_past_model": (text, decoder(is_continuing=True)),
+        "decoder_model": (text, _Decoder(text, is_continuing=False)),
+        "decoder_with_past_model": (text, _Decoder(text, is_continuing=True)),
     }
 
 

@@ -6,6 +6,7 @@ from the registry of exports, and go through the same exporter.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,10 +20,12 @@ from optimum.onnxruntime import ORTModelForCustomTasks
 from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneration
 from optimum.utils import DEFAULT_DUMMY_SHAPES
 from optimum.utils.save_utils import maybe_load_preprocessors
+from transformers.modeling_outputs import BaseModelOutput
 
 from hfcompress.anatomy import load_model, model_class
 from hfcompress.errors import QuantizationError
 from hfcompress.registry import EXPORTS
+from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +37,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Export", "Exporter", "Route", "export_graphs", "export_task", "is_dual_encoder", "route"]
 
+_REFUSALS: tuple[type[Exception], ...] = (
+    *RUNTIME_ERRORS,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+)
+"""What tracing a model raises where it cannot be traced."""
+
 _GENERAL_TASK = "feature-extraction"
+_MODALITIES = frozenset({"pixel_values", "input_features", "input_values", "flattened_patches"})
 _PAST = "-with-past"
 _DECODER, _CONTINUING = "decoder_model", "decoder_with_past_model"
 
@@ -96,7 +110,8 @@ def route(config: PretrainedConfig) -> Route:
     if config.model_type in EXPORTS and (export := EXPORTS.get(config.model_type)(config)) is not None:
         return Route(export.task, getattr(optimum.onnxruntime, export.stock_class), export)
     supported = _supported_tasks(config)
-    found = [*_by_class(config, supported), *_by_task(config, supported)]
+    ways = (*_by_class(config, supported), *_by_task(config, supported))
+    found = [way for way in ways if _takes_everything(config, way.task)]
     if not found:
         msg = (
             f"optimum exports {config.model_type!r} models ({', '.join(supported)}), but has no class that loads a "
@@ -139,19 +154,30 @@ def export_graphs(path: Path, config: PretrainedConfig, graphs: Path) -> Pretrai
     way = route(config)
     model = load_model(path)
     graphs.mkdir(parents=True, exist_ok=True)
+    try:
+        if way.export is None:
+            _by_optimum(way, model, path, graphs)
+        else:
+            _by_registered(way.export, model, path, graphs)
+    except _REFUSALS as error:
+        msg = f"optimum's ONNX exporter cannot export this {type(model).__name__} as {way.task}: {error}"
+        raise QuantizationError(msg) from error
     if way.export is None:
-        _by_optimum(way, model, path, graphs)
         return config
-    parts = dict(way.export.parts(model, path))
+    if way.export.check is not None:
+        way.export.check(model, path, graphs)
+    return way.export.describe(config)
+
+
+def _by_registered(export: Export, model: PreTrainedModel, path: Path, graphs: Path) -> None:
+    """Export with a registered description of each part."""
+    parts = dict(export.parts(model, path))
     export_models(
         models_and_onnx_configs=parts,
         output_dir=graphs,
         output_names=[f"{name}.onnx" for name in parts],
         opset=max(part.DEFAULT_ONNX_OPSET for _, part in parts.values()),
     )
-    if way.export.check is not None:
-        way.export.check(model, path, graphs)
-    return way.export.describe(config)
 
 
 def _by_optimum(way: Route, model: PreTrainedModel, path: Path, graphs: Path) -> None:
@@ -195,8 +221,10 @@ def _continuing(way: Route, model: PreTrainedModel, preprocessors: list[Any]) ->
 
     def generate_dummy_inputs(framework: str = "pt", **shapes: int) -> dict[str, Any]:
         inputs: dict[str, Any] = guessed(framework=framework, **shapes)
+        beginning = first.generate_dummy_inputs(framework="pt", **shapes)
+        beginning["encoder_outputs"] = BaseModelOutput(last_hidden_state=beginning["encoder_outputs"][0])
         with torch.no_grad():
-            begun = model(**first.generate_dummy_inputs(framework="pt", **shapes), use_cache=True)
+            begun = model(**beginning, use_cache=True)
         kinds = len(inputs["past_key_values"][0])
         inputs["past_key_values"] = [
             tuple(states if framework == "pt" else states.numpy() for states in layer[:kinds])
@@ -217,7 +245,7 @@ def _by_class(config: PretrainedConfig, supported: list[str]) -> Iterator[Route]
             continue
         if issubclass(stock, ORTModelForConditionalGeneration) and task + _PAST in supported:
             task += _PAST
-        if task == _GENERAL_TASK and "last_hidden_state" not in _outputs(config, task):
+        if task == _GENERAL_TASK and "last_hidden_state" not in _described(config, task).outputs:
             continue  # the general class reads nothing else
         yield Route(task, stock)
 
@@ -242,13 +270,22 @@ def _stands_for(auto: Any, config: PretrainedConfig) -> bool:  # noqa: ANN401 - 
     return getattr(found, "__name__", None) == model_class(config).__name__
 
 
-def _outputs(config: PretrainedConfig, task: str) -> Mapping[str, Any]:
-    """Return the outputs that optimum's own export under a task has."""
+def _takes_everything(config: PretrainedConfig, task: str) -> bool:
+    """Whether optimum's export under a task takes every image and sound that the model takes.
+
+    As a plain language model, a model that sees would be exported without its eyes.
+    """
+    forward = inspect.signature(model_class(config).forward).parameters
+    taken: Mapping[str, Any] = _described(config, task).inputs
+    return (_MODALITIES & forward.keys()) <= taken.keys()
+
+
+def _described(config: PretrainedConfig, task: str) -> OnnxConfig:
+    """Return optimum's own description of a model under a task."""
     make = TasksManager.get_exporter_config_constructor(
         exporter="onnx", task=task, model_type=config.model_type, library_name="transformers"
     )
-    outputs: Mapping[str, Any] = make(config).outputs
-    return outputs
+    return make(config)
 
 
 def _supported_tasks(config: PretrainedConfig) -> list[str]:

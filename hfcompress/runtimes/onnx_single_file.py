@@ -17,6 +17,7 @@ from hfcompress.errors import CheckpointError, QuantizationError
 from hfcompress.inputs import audio_inputs, load_processor
 from hfcompress.probes import example_inputs
 from hfcompress.runtimes.onnx_export import Export, is_dual_encoder
+from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -186,7 +187,7 @@ def _check(model: PreTrainedModel, path: Path, graphs: Path, adapt: Adapt) -> No
     given = {name: tensor.numpy() for name, tensor in inputs.items() if name in wanted}
     try:
         found = dict(zip(names, session.run(names, given), strict=True))
-    except (RuntimeError, ValueError) as error:
+    except RUNTIME_ERRORS as error:
         msg = f"the exported graph of a {type(model).__name__} runs with no other number of rows or tokens: {error}"
         raise QuantizationError(msg) from error
     for name, expected in _run(model, inputs).items():

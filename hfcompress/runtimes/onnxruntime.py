@@ -15,6 +15,7 @@ from hfcompress.errors import CheckpointError, QuantizationError
 from hfcompress.inputs import load_processor
 from hfcompress.narrowing import with_record
 from hfcompress.runtimes.onnx_export import export_graphs, export_task, is_dual_encoder, route
+from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
 from hfcompress.runtimes.onnx_towers import Layout, lay_out, tower_graphs
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _load(stock: type[ORTModel], path: Path, threads: int | None, **files: str) 
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return stock.from_pretrained(path, provider="CPUExecutionProvider", session_options=options, **files)
-    except (OSError, ValueError, RuntimeError) as error:
+    except RUNTIME_ERRORS as error:
         msg = f"{stock.__name__} cannot load {path}: {error}"
         raise CheckpointError(msg) from error
 
