@@ -223,7 +223,7 @@ def _run(model: Model, inputs: Mapping[str, Tensor], options: Mapping[str, Any],
         msg = f"a {type(model.stock).__name__} generates no text; this task is for models that have `generate`"
         raise CheckpointError(msg)
     if isinstance(model.stock, torch.nn.Module):  # exports take float32 whatever their weights are stored in
-        stored = model.stock.dtype
+        stored: Any = model.stock.dtype
         inputs = {name: each.to(stored) if each.is_floating_point() else each for name, each in inputs.items()}
     try:
         model.stock.generate(
