@@ -13,7 +13,8 @@ from tests.onnx_graphs import random_batches, write_graph
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hfcompress.quantization.fidelity import Metric, Reference
+    from hfcompress.quantization.correction_options import Metric
+    from hfcompress.quantization.fidelity import Reference
 
 pytestmark = pytest.mark.onnxruntime
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from hfcompress.contracts import Progress
 from hfcompress.errors import QuantizationError
 from tests.onnx_graphs import quantize_static, random_batches, write_graph
 
@@ -56,7 +57,7 @@ def test_costs_are_those_of_one_node_alone(floating: Path, reference: Reference,
 
     names, batches = ["fine", "coarse", "y"], random_batches(WIDTH)
     quantized = quantize_static(floating, tmp_path / "quantized.onnx", batches)
-    found = costs(floating, quantized, units(names, "node"), reference, tmp_path)
+    found = costs(floating, quantized, units(names, "node"), reference, tmp_path, Progress())
     for name in names:
         alone = quantize_static(floating, tmp_path / "alone.onnx", batches, [item for item in names if item != name])
         assert found[name] == pytest.approx(reference.loss_of(alone), rel=0.02, abs=1e-6)
@@ -73,7 +74,7 @@ def test_as_few_as_possible(floating: Path, reference: Reference, tmp_path: Path
         return quantize_static(floating, tmp_path / f"{label}.onnx", batches, names)
 
     parts = units(["fine", "coarse", "y"], "node")
-    cost = costs(floating, build([], "all"), parts, reference, tmp_path)
+    cost = costs(floating, build([], "all"), parts, reference, tmp_path, Progress())
     order = sorted(cost, key=lambda name: -cost[name])
     losses = [reference.loss_of(build(order[:count], "probe")) for count in range(3)]
     assert losses[0] > losses[1] > losses[2]

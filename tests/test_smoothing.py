@@ -60,6 +60,10 @@ SMOOTHABLE: dict[str, tuple[list[Any], dict[str, np.ndarray[Any, Any]]]] = {
     "layer normalization": ([LAYER_NORM, *READERS], NORM),
     "decomposed": ([*DECOMPOSED, ("Add", ["scaled", "beta"], "n"), *READERS], {**NORM, **CONSTANTS}),
     "without shift": ([*DECOMPOSED[:-1], ("Mul", ["gamma", "unit"], "n"), *READERS], {**NORM, **CONSTANTS}),
+    "shape read": (
+        [LAYER_NORM, *READERS, ("Shape", ["n"], "shape"), ("ConstantOfShape", ["shape"], "other")],
+        NORM,
+    ),
     "shared scale": (
         [LAYER_NORM, *READERS, ("LayerNormalization", ["x", "gamma", "beta"], "other", {"axis": -1})],
         NORM,

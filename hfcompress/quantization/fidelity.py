@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -13,13 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from hfcompress.quantization.correction_options import Metric
     from hfcompress.quantization.probing import Batches
 
     Array: TypeAlias = np.ndarray[Any, Any]
 
-__all__ = ["Metric", "Reference", "largest_difference"]
-
-Metric: TypeAlias = Literal["cosine", "top1_agreement", "sqnr"]
+__all__ = ["Reference", "largest_difference"]
 
 
 class Reference:

@@ -33,12 +33,14 @@ def opset(model: onnx.ModelProto) -> int:
 
 def save_model(model: onnx.ModelProto, path: Path) -> Path:
     """Write a model, its weights beside it where they are too large for one file; the model is left as it was."""
-    if model.ByteSize() <= _LARGE_BYTES:
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= _LARGE_BYTES:
         onnx.save(model, path)
         return path
+    data = path.with_name(f"{path.name}_data")
+    data.unlink(missing_ok=True)  # onnx writes behind what is there
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
-    onnx.save(copied, path, save_as_external_data=True, location=f"{path.name}_data", size_threshold=1024)
+    onnx.save(copied, path, save_as_external_data=True, location=data.name, size_threshold=1024)
     return path
 
 

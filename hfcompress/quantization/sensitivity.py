@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from hfcompress.contracts import Progress
+    from hfcompress.quantization.correction_options import By
     from hfcompress.quantization.fidelity import Reference
 
-__all__ = ["By", "Fitted", "Unit", "costs", "fit", "units"]
-
-By: TypeAlias = Literal["auto", "node", "block"]
+__all__ = ["Fitted", "Unit", "costs", "fit", "units"]
 
 _MANY = 64
 """More nodes than this are measured block by block where the recipe does not say which."""
@@ -89,7 +89,12 @@ def units(nodes: Sequence[str], by: By) -> tuple[Unit, ...]:
 
 
 def costs(
-    floating: Path, quantized: Path, measured: Sequence[Unit], reference: Reference, scratch: Path
+    floating: Path,
+    quantized: Path,
+    measured: Sequence[Unit],
+    reference: Reference,
+    scratch: Path,
+    progress: Progress,
 ) -> dict[str, float]:
     """Return the loss of quantizing each unit alone, by the unit's name.
 
@@ -102,6 +107,7 @@ def costs(
         measured: The units.
         reference: The float graph's outputs on the rows.
         scratch: A folder for a temporary graph.
+        progress: Hears how many units are done.
     """
     first, second = onnx.load(floating), onnx.load(quantized)
     changed = replacements(first, second)
@@ -109,7 +115,7 @@ def costs(
     forms = {name: changed[name] for name in owners}
     running = session(save_model(switched(first, second, forms), scratch / "switched.onnx"))
     found = {}
-    for unit in measured:
+    for unit in progress.track(measured, len(measured), "sensitivity"):
         flags = {gate(name): np.array(owner == unit.name) for name, owner in owners.items()}
         found[unit.name] = reference.loss(running.run, flags)
     return found

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["LinearMap", "Wiring", "linear_maps"]
 
 
+_SHAPE_ONLY = {"Shape", "Size"}
+"""They look at a tensor's shape and never at its values."""
+
+
 @dataclass(frozen=True)
 class LinearMap:
     """A product of an activation with a weight matrix, and the bias that is added to it.
@@ -50,8 +54,8 @@ class Wiring:
     Attributes:
         initializers: Each initializer by its name.
         producers: The node that makes a tensor, by the tensor's name.
-        readers: The nodes that read a tensor, by its name, once for each input; a node with subgraphs reads all that
-            these name.
+        readers: The nodes that read a tensor's values, by its name, once for each input; a node with subgraphs reads
+            all that these name.
         outputs: Names of the graph's outputs.
     """
 
@@ -60,6 +64,8 @@ class Wiring:
         self.producers = {name: node for node in model.graph.node for name in node.output if name}
         self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in model.graph.node:
+            if node.op_type in _SHAPE_ONLY:
+                continue
             for name in (*node.input, *_captured(node)):
                 self.readers[name].append(node)
         self.outputs = {put.name for put in model.graph.output}
