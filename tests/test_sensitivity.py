@@ -70,21 +70,21 @@ def test_as_few_as_possible(floating: Path, reference: Reference, tmp_path: Path
 
     batches = random_batches(WIDTH)
 
-    def build(names: Collection[str], label: str) -> Path:
-        return quantize_static(floating, tmp_path / f"{label}.onnx", batches, names)
+    def loss(names: Collection[str]) -> float:
+        return reference.loss_of(quantize_static(floating, tmp_path / "part.onnx", batches, names))
 
     parts = units(["fine", "coarse", "y"], "node")
-    cost = costs(floating, build([], "all"), parts, reference, tmp_path, Progress())
+    everything = quantize_static(floating, tmp_path / "all.onnx", batches)
+    cost = costs(floating, everything, parts, reference, tmp_path, Progress())
     order = sorted(cost, key=lambda name: -cost[name])
-    losses = [reference.loss_of(build(order[:count], "probe")) for count in range(3)]
+    losses = [loss(order[:count]) for count in range(3)]
     assert losses[0] > losses[1] > losses[2]
-    for count, loss in enumerate(losses):
-        chosen = fit(parts, cost, loss * 1.01, build, reference)
-        assert [unit.name for unit in chosen.floating] == order[:count]
-        assert (chosen.loss, chosen.loss_quantized) == (pytest.approx(loss), pytest.approx(losses[0]))
-        assert reference.loss_of(chosen.path) == pytest.approx(loss)
+    for count, value in enumerate(losses):
+        chosen = fit(parts, cost, value * 1.01, loss, "cosine")
+        assert [unit.name for unit in chosen.in_float] == order[:count]
+        assert (chosen.loss, chosen.loss_quantized) == (pytest.approx(value), pytest.approx(losses[0]))
     with pytest.raises(QuantizationError, match=rf"budget of {losses[2] / 10:g} \(cosine\) cannot be reached: .*fine"):
-        fit(parts, cost, losses[2] / 10, build, reference)
+        fit(parts, cost, losses[2] / 10, loss, "cosine")
 
 
 def test_units() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import onnx
 from onnxruntime.quantization import TensorsData
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hfcompress.quantization.probing import Batches
     from hfcompress.quantization.ranges import GraphRanges
 
-__all__ = ["Corrector", "GraphQuantizer"]
+__all__ = ["Corrected", "Corrector", "GraphQuantizer"]
 
 _STRENGTHS = (0.2, 0.35, 0.5, 0.65, 0.8)
 """The alphas that `smooth: auto` tries."""
@@ -33,10 +33,27 @@ class GraphQuantizer(Protocol):
     """Quantizes a float graph, whichever way the recipe says."""
 
     def ranges(self, graph: Path) -> GraphRanges | None:
-        """Return the range of each tensor on the calibration rows; `None` where ranges are taken at run time."""
+        """Return the ranges of a graph's activations on the calibration rows; `None` where they are not needed."""
 
-    def quantize(self, graph: Path, output: Path, ranges: GraphRanges | None, floating: Collection[str]) -> None:
-        """Write the quantized graph, in which the nodes named in `floating` are not quantized."""
+    def quantize(self, graph: Path, output: Path, ranges: GraphRanges | None, floating: Collection[str]) -> bool:
+        """Write the quantized graph without the nodes named in `floating`; return whether weights lie beside it."""
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A graph that was quantized with corrections.
+
+    Attributes:
+        ranges: The ranges that it has, where it has any.
+        in_float: Names of the nodes that the budget left in float.
+        external: Whether the weights lie in a file beside it.
+        detail: What was corrected, and what that brought.
+    """
+
+    ranges: GraphRanges | None
+    in_float: frozenset[str]
+    external: bool
+    detail: dict[str, Json]
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,7 @@ class Corrector:
         options: What to correct, and the budget.
         quantizer: Does the quantization.
         batches: Calibration rows.
-        scratch: An empty folder for temporary graphs, on a disk with room for several of them.
+        scratch: An empty folder for temporary graphs, on a disk with room for a few of them.
         progress: Hears what is found.
     """
 
@@ -76,8 +93,8 @@ class Corrector:
         metric = options.sensitivity.metric if options.sensitivity is not None else "cosine"
         self._reference = Reference(graph, batches, scratch / "reference", metric)
 
-    def run(self, output: Path) -> dict[str, Json]:
-        """Write the quantized graph, and return what was done and what it brought.
+    def run(self, output: Path) -> Corrected:
+        """Write the quantized graph.
 
         Raises:
             QuantizationError: The budget cannot be reached, an activation is not finite, or the graph's outputs have
@@ -85,22 +102,23 @@ class Corrector:
             ProofError: Smoothing would change what the graph computes.
         """
         detail: dict[str, Json] = {}
-        draft = _Draft(self._graph, None)
+        in_float: frozenset[str] = frozenset()
         if self._options.smooth is None:
             draft = _Draft(self._graph, self._quantizer.ranges(self._graph))
         else:
             draft = self._smoothed(self._options.smooth, detail)
-        if self._options.sensitivity is None:
-            path = self._quantized(draft, (), "all", detail)
-        else:
-            path = self._within_budget(draft, self._options.sensitivity, detail)
-        save_model(onnx.load(path), output)
-        return {**detail, "loss": {"metric": self._reference.metric, "value": self._reference.loss_of(output)}}
+        if self._options.sensitivity is not None:
+            in_float = self._in_float(draft, self._options.sensitivity, detail)
+        if self._options.bias_correction:
+            draft = self._corrected(draft, in_float, detail)
+        external = self._quantizer.quantize(draft.graph, output, draft.ranges, in_float)
+        loss: dict[str, Json] = {"metric": self._reference.metric, "value": self._reference.loss_of(output)}
+        return Corrected(draft.ranges, in_float, external, {**detail, "loss": loss})
 
-    def _smoothed(self, smooth: float | str, detail: dict[str, Json]) -> _Draft:
+    def _smoothed(self, smooth: float | Literal["auto"], detail: dict[str, Json]) -> _Draft:
         """Return the graph smoothed with the given alpha, or with the best of several, which may be none."""
         smoother = Smoother(self._graph, self._nodes, self._batches, self._scratch)
-        if not isinstance(smooth, str):
+        if smooth != "auto":
             file = self._scratch / "smooth.onnx"
             done = smoother.smooth(smooth, file)
             detail["smooth"] = {"alpha": smooth, "activations": done.activations, "left": done.left}
@@ -108,7 +126,7 @@ class Corrector:
         best = _Draft(self._graph, self._quantizer.ranges(self._graph))
         losses: dict[str, Json] = {"none": (least := self._loss(best))}
         found: dict[str, Json] = {"alpha": None}
-        for strength in _STRENGTHS:
+        for strength in self._progress.track(_STRENGTHS, len(_STRENGTHS), "smooth"):
             file = self._scratch / f"smooth_{strength}.onnx"
             done = smoother.smooth(strength, file)
             found |= {"activations": done.activations, "left": done.left}
@@ -122,64 +140,56 @@ class Corrector:
         self._progress.note(f"smooth: alpha {found['alpha']}" if found["alpha"] else "smooth: no alpha helps")
         return best
 
-    def _loss(self, draft: _Draft) -> float:
-        path = self._scratch / "trial.quantized.onnx"
-        self._quantizer.quantize(draft.graph, path, draft.ranges, ())
-        return self._reference.loss_of(path)
-
-    def _within_budget(self, draft: _Draft, budget: SensitivityOptions, detail: dict[str, Json]) -> Path:
-        """Quantize all but the nodes that the budget cannot afford."""
+    def _in_float(self, draft: _Draft, budget: SensitivityOptions, detail: dict[str, Json]) -> frozenset[str]:
+        """Return the nodes that the budget leaves in float."""
         everything = self._scratch / "everything.onnx"
         self._quantizer.quantize(draft.graph, everything, draft.ranges, ())
         parts = units(self._nodes, budget.by)
         cost = costs(draft.graph, everything, parts, self._reference, self._scratch, self._progress)
-        details: dict[Path, dict[str, Json]] = {}
 
-        def build(floating: Collection[str], label: str) -> Path:
-            found: dict[str, Json] = {}
-            path = self._quantized(draft, floating, label, found)
-            details[path] = found
-            return path
+        def loss(floating: Collection[str]) -> float:
+            return self._loss(
+                self._corrected(draft, floating, {}) if self._options.bias_correction else draft, floating
+            )
 
-        chosen = fit(parts, cost, budget.max_drop, build, self._reference)
-        detail.update(details[chosen.path])
-        floating = {unit.name for unit in chosen.floating}
+        chosen = fit(parts, cost, budget.max_drop, loss, self._reference.metric)
+        names = {unit.name for unit in chosen.in_float}
         ranked = sorted(parts, key=lambda unit: -cost[unit.name])
         detail["sensitivity"] = {
             "metric": budget.metric,
             "max_drop": budget.max_drop,
             "loss": {"before": chosen.loss_quantized, "after": chosen.loss},
-            "in_float": [{"name": unit.name, "cost": cost[unit.name]} for unit in chosen.floating],
-            "costs": [
-                {"name": unit.name, "cost": cost[unit.name], "in_float": unit.name in floating} for unit in ranked
-            ],
+            "in_float": [{"name": unit.name, "cost": cost[unit.name]} for unit in chosen.in_float],
+            "costs": [{"name": unit.name, "cost": cost[unit.name], "in_float": unit.name in names} for unit in ranked],
         }
         self._progress.note(
-            f"sensitivity: {len(floating)} of {len(parts)} stay in float, which brings the loss from "
-            f"{chosen.loss_quantized:.3g} to {chosen.loss:.3g}"
+            f"sensitivity: {len(names)} of {len(parts)} stay in float, and the loss is {chosen.loss:.3g} instead of "
+            f"{chosen.loss_quantized:.3g}"
         )
-        return chosen.path
+        return frozenset(name for unit in chosen.in_float for name in unit.nodes)
 
-    def _quantized(self, draft: _Draft, floating: Collection[str], label: str, detail: dict[str, Json]) -> Path:
-        """Quantize a draft, with its biases corrected if the recipe asks and it helps."""
-        path = self._scratch / f"{label}.onnx"
-        self._quantizer.quantize(draft.graph, path, draft.ranges, floating)
-        if not self._options.bias_correction:
-            return path
+    def _corrected(self, draft: _Draft, floating: Collection[str], detail: dict[str, Json]) -> _Draft:
+        """Return the draft with its biases corrected, or as it is where that does not help."""
+        plain = self._scratch / "uncorrected.onnx"
+        self._quantizer.quantize(draft.graph, plain, draft.ranges, floating)
         first = onnx.load(draft.graph)
-        added = corrections(first, onnx.load(path), self._batches, self._scratch)
+        added = corrections(first, onnx.load(plain), self._batches, self._scratch)
         model, new = correct(first, added)
-        source, better = self._scratch / "corrected.float.onnx", self._scratch / f"{label}.corrected.onnx"
-        save_model(model, source)
-        self._quantizer.quantize(source, better, _with_new(draft.ranges, new), floating)
-        before, after = self._reference.loss_of(path), self._reference.loss_of(better)
+        file = save_model(model, self._scratch / "corrected.float.onnx")
+        better = _Draft(file, _with_new(draft.ranges, new))
+        before, after = self._reference.loss_of(plain), self._loss(better, floating)
         detail["bias_correction"] = {
             "maps": len(added),
             "biases_added": len(new),
             "loss": {"before": before, "after": after},
             "kept": after < before,
         }
-        return better if after < before else path
+        return better if after < before else draft
+
+    def _loss(self, draft: _Draft, floating: Collection[str] = ()) -> float:
+        path = self._scratch / "trial.onnx"
+        self._quantizer.quantize(draft.graph, path, draft.ranges, floating)
+        return self._reference.loss_of(path)
 
 
 def _with_new(ranges: GraphRanges | None, new: dict[str, str]) -> GraphRanges | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hfcompress.contracts import Progress
-    from hfcompress.quantization.correction_options import By
+    from hfcompress.quantization.correction_options import By, Metric
     from hfcompress.quantization.fidelity import Reference
 
 __all__ = ["Fitted", "Unit", "costs", "fit", "units"]
@@ -60,16 +60,14 @@ class Fitted:
     """A choice that stays inside the budget.
 
     Attributes:
-        floating: Units left in float, the costliest first.
+        in_float: Units left in float, the costliest first.
         loss: Loss of the graph with these units in float.
         loss_quantized: Loss with no unit in float.
-        path: The quantized graph.
     """
 
-    floating: tuple[Unit, ...]
+    in_float: tuple[Unit, ...]
     loss: float
     loss_quantized: float
-    path: Path
 
 
 def units(nodes: Sequence[str], by: By) -> tuple[Unit, ...]:
@@ -125,8 +123,8 @@ def fit(
     measured: Sequence[Unit],
     cost: Mapping[str, float],
     budget: float,
-    build: Callable[[Collection[str], str], Path],
-    reference: Reference,
+    loss: Callable[[Collection[str]], float],
+    metric: Metric,
 ) -> Fitted:
     """Leave as few units in float as keep the loss of the real quantized graph within a budget.
 
@@ -136,38 +134,37 @@ def fit(
         measured: The units.
         cost: What quantizing each alone costs.
         budget: The most that the loss may be.
-        build: Takes the names of nodes to leave in float and a word for the file's name, and quantizes the rest.
-        reference: The float graph's outputs on the rows.
+        loss: Takes the names of nodes to leave in float, quantizes the rest and returns the loss of the whole.
+        metric: What the loss is measured in.
 
     Raises:
         QuantizationError: The budget does not even hold with one unit quantized, the one that costs least.
     """
     order = sorted(measured, key=lambda unit: -cost[unit.name])
 
-    def tried(count: int) -> tuple[float, Path]:
-        path = build([name for unit in order[:count] for name in unit.nodes], f"{count}_in_float")
-        return reference.loss_of(path), path
+    def tried(count: int) -> float:
+        return loss([name for unit in order[:count] for name in unit.nodes])
 
     everything = tried(0)
-    if everything[0] <= budget:
-        return Fitted((), everything[0], everything[0], everything[1])
+    if everything <= budget:
+        return Fitted((), everything, everything)
     fails, holds = 0, len(order) - 1
-    best = tried(holds)
-    if best[0] > budget:
+    least = tried(holds)
+    if least > budget:
         msg = (
-            f"the budget of {budget:g} ({reference.metric}) cannot be reached: quantizing {order[-1].name} alone, "
-            f"which costs least, loses {best[0]:.3g}, and quantizing everything {everything[0]:.3g}; allow more with "
+            f"the budget of {budget:g} ({metric}) cannot be reached: quantizing {order[-1].name} alone, which costs "
+            f"least, loses {least:.3g}, and quantizing everything {everything:.3g}; allow more with "
             f"`sensitivity: {{max_drop: ...}}`, or keep the model in float"
         )
         raise QuantizationError(msg)
     while holds - fails > 1:
         middle = (fails + holds) // 2
         now = tried(middle)
-        if now[0] <= budget:
-            holds, best = middle, now
+        if now <= budget:
+            holds, least = middle, now
         else:
             fails = middle
-    return Fitted(tuple(order[:holds]), best[0], everything[0], best[1])
+    return Fitted(tuple(order[:holds]), least, everything)
 
 
 def _owners(floating: onnx.ModelProto, changed: Iterable[str], listed: Mapping[str, str]) -> dict[str, str]:
