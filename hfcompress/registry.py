@@ -23,9 +23,25 @@ if TYPE_CHECKING:
     from hfcompress.contracts import Runtime, Step, Task
     from hfcompress.pruning.importance import Importance
 
-__all__ = ["IMPORTANCES", "QUANTIZERS", "REGISTRIES", "RUNTIMES", "STEPS", "TASKS", "Registry", "did_you_mean"]
+__all__ = [
+    "IMPORTANCES",
+    "QUANTIZERS",
+    "REGISTRIES",
+    "RUNTIMES",
+    "STEPS",
+    "TASKS",
+    "Registry",
+    "did_you_mean",
+    "near_names",
+]
 
 T = TypeVar("T")
+
+
+def near_names(name: str, known: Iterable[str]) -> list[str]:
+    """Return up to three known names, nearest first, or the first three where none is near."""
+    names = sorted(known)
+    return difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -115,7 +115,6 @@ def test_artifact_holds_what_it_should(quickstart: Ran) -> None:
         "config.json",
         "merges.txt",
         "onnx/model_quantized.onnx",
-        "ort_config.json",
         "preprocessor_config.json",
         "recipe.yaml",
         "report.json",

@@ -1,17 +1,30 @@
-"""What the quantizer needs to know of an ONNX graph."""
+"""What the quantizer needs to know of an ONNX graph, and the form in which it reads one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+from onnxruntime.quantization.onnx_model import ONNXModel
+
+from hfcompress.errors import QuantizationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
-__all__ = ["Operators", "survey"]
+__all__ = ["EXTERNAL_DATA_BYTES", "Operators", "activations", "load_graph", "prepare", "save_graph", "survey"]
+
+EXTERNAL_DATA_BYTES = 2**31 - 2**20
+"""Protocol buffers hold less than 2 GiB, so the weights of a larger graph lie in a file beside it."""
+
+_SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+_PRODUCTS = ("MatMul", "Gemm", "Conv")
+_FLOAT_OUTPUT = frozenset({"MatMul", "Gemm"})
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,10 @@ class Operators:
 
 
 def survey(path: Path, operators: Iterable[str]) -> Operators:
-    """Sort the nodes of the given operator types by whether one of their inputs is a weight."""
+    """Sort the nodes of the given operator types by whether one of their inputs is a weight.
+
+    Operators that are neither products nor look-ups ("Add", "Softmax") have no such distinction and count as weighted.
+    """
     graph = onnx.load(path, load_external_data=False).graph
     constants = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
     for node in graph.node:
@@ -41,5 +57,109 @@ def survey(path: Path, operators: Iterable[str]) -> Operators:
     for node in graph.node:
         if node.op_type in wanted:
             read = node.input[:1] if node.op_type == "Gather" else node.input[:2]
-            (weighted if constants & set(read) else unweighted).append(node.name)
+            free = node.op_type not in _PRODUCTS and node.op_type != "Gather"
+            (weighted if free or constants & set(read) else unweighted).append(node.name)
     return Operators(tuple(weighted), tuple(unweighted))
+
+
+def activations(path: Path, nodes: Collection[str]) -> frozenset[str]:
+    """Return the tensors that static quantization gives a range: what the named nodes read, and what they give.
+
+    A product's own result stays in float, because what follows it (a bias, a residual) is added in float.
+    """
+    graph = onnx.load(path, load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    found: set[str] = set()
+    for node in graph.node:
+        if node.name in nodes:
+            found.update(name for name in node.input if name and name not in weights)
+            found.update(() if node.op_type in _FLOAT_OUTPUT else node.output)
+    return frozenset(found)
+
+
+def load_graph(path: Path) -> onnx.ModelProto:
+    """Return a graph with all its weights.
+
+    Raises:
+        QuantizationError: The file is no ONNX graph, or its weights are not beside it.
+    """
+    try:
+        return onnx.load(path)
+    except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError, DecodeError) as error:
+        msg = f"{path.name} cannot be read as an ONNX graph: {error}"
+        raise QuantizationError(msg) from error
+
+
+def save_graph(model: onnx.ModelProto, path: Path, limit_bytes: int = EXTERNAL_DATA_BYTES) -> bool:
+    """Write a graph, with its weights in `<name>.onnx_data` beside it if both together exceed `limit_bytes`.
+
+    Returns:
+        Whether the weights lie beside it.
+    """
+    external = bool(model.ByteSize() > limit_bytes)
+    onnx.save_model(
+        model,
+        path,
+        save_as_external_data=external,
+        all_tensors_to_one_file=True,
+        location=f"{path.name}_data",
+        size_threshold=1024,
+    )
+    return external
+
+
+def prepare(path: Path, limit_bytes: int = EXTERNAL_DATA_BYTES) -> None:
+    """Rewrite a float32 graph in place, in the form that quantization reads.
+
+    Every node gets a name, transposed and copied weights become weights, and `Gemm` becomes `MatMul` and `Add`: one
+    kind of product to quantize. What the graph computes stays the same.
+
+    Raises:
+        QuantizationError: The file cannot be read, or the graph has subgraphs, whose nodes are out of reach.
+    """
+    model = load_graph(path)
+    nested = sorted({node.op_type for node in model.graph.node} & _SUBGRAPHS)
+    if nested:
+        msg = (
+            f"{path.name} has subgraphs ({', '.join(nested)}), whose nodes ONNX Runtime does not quantize; "
+            "export the model without them (optimum: no_post_process)"
+        )
+        raise QuantizationError(msg)
+    _name_nodes(model.graph)
+    _fold_copies(model.graph)
+    wrapped = ONNXModel(model)
+    wrapped.replace_gemm_with_matmul()
+    wrapped.clean_initializers()
+    data = path.with_name(f"{path.name}_data")
+    data.unlink(missing_ok=True)
+    save_graph(wrapped.model, path, limit_bytes)
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    seen = {node.name for node in graph.node}
+    taken: set[str] = set()
+    for index, node in enumerate(graph.node):
+        if not node.name or node.name in taken:
+            node.name = next(
+                name for name in (f"{node.op_type}_{index}{'_' * more}" for more in range(99)) if name not in seen
+            )
+            seen.add(node.name)
+        taken.add(node.name)
+
+
+def _fold_copies(graph: onnx.GraphProto) -> None:
+    """Replace a `Transpose` or `Identity` of a weight by its result."""
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    kept = []
+    for node in graph.node:
+        if node.op_type not in {"Transpose", "Identity"} or node.input[0] not in weights:
+            kept.append(node)
+            continue
+        array = numpy_helper.to_array(weights[node.input[0]])
+        if node.op_type == "Transpose":
+            axes = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), None)
+            array = np.ascontiguousarray(np.transpose(array, axes))
+        weights[node.output[0]] = numpy_helper.from_array(array, node.output[0])
+        graph.initializer.append(weights[node.output[0]])
+    del graph.node[:]
+    graph.node.extend(kept)

@@ -1,4 +1,4 @@
-"""Int8 for ONNX Runtime, through optimum's exporter and `ORTQuantizer`."""
+"""Low precision for ONNX Runtime, through optimum's exporter and ONNX Runtime's quantizers."""
 
 from __future__ import annotations
 
@@ -6,58 +6,29 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field, model_validator
-
-from hfcompress.contracts import CalibratedOptions, Checkpoint, Forecast, Format, Json, Step
+from hfcompress.contracts import Checkpoint, Forecast, Format, Json, Step
 from hfcompress.errors import QuantizationError
+from hfcompress.quantization.onnx_options import SATURATING_TARGETS, OnnxRuntimeOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    import numpy as np
-    from onnxruntime.quantization import CalibraterBase, TensorsData
+    from collections.abc import Mapping
 
     from hfcompress.contracts import Rows, StepContext
+    from hfcompress.quantization.graph_quantizer import GraphSettings
+    from hfcompress.quantization.node_choice import NodeChoice
+    from hfcompress.quantization.ranges import GraphRanges
 
 __all__ = ["OnnxRuntimeOptions", "OnnxRuntimeQuantizer"]
 
-_OPERATORS: dict[str, tuple[str, ...]] = {
-    "dynamic": ("MatMul", "Gemm", "Gather"),
-    "static": ("MatMul", "Gemm", "Conv", "Gather"),
-}
-"""The operators that hold a model's weights; ONNX Runtime has no fast dynamic convolution, so that is static only."""
-
-
-class OnnxRuntimeOptions(CalibratedOptions):
-    """What a recipe can say of `use: quantize` with `runtime: onnxruntime`."""
-
-    runtime: Literal["onnxruntime"] = Field(description="Where the result will run: ONNX Runtime on the CPU.")
-    mode: Literal["dynamic", "static"] = Field(
-        description="dynamic: activation ranges are taken at run time; static: from calibration rows."
-    )
-    per_channel: bool = Field(
-        default=True, description="One scale per output channel of a weight instead of one per weight."
-    )
-    batch_size: int = Field(16, ge=1, description="Calibration rows that go through the model at once.")
-
-    @model_validator(mode="after")
-    def _calibrated_when_static(self) -> OnnxRuntimeOptions:
-        if self.mode == "static" and self.calibration is None:
-            msg = "`mode: static` needs `calibration`, the name of an entry of `data`"
-            raise ValueError(msg)
-        if self.mode == "dynamic" and self.calibration is not None:
-            msg = "`mode: dynamic` looks at no `calibration` rows; remove it, or use `mode: static`"
-            raise ValueError(msg)
-        return self
-
 
 class OnnxRuntimeQuantizer(Step):
-    """Exports to ONNX and quantizes the weights, and the activations that meet them, to 8 bits.
+    """Exports to ONNX and quantizes the weights, and the activations that meet them.
 
-    Products of two activations (attention scores, the final similarity) stay in float. Weights use 7 of the 8 bits, so
-    that products do not saturate on processors without VNNI instructions and the artifact is right everywhere.
+    Products with a weight compute in low precision, their results stay in float. Convolutions and look-up tables are
+    stored in 8 bits and compute in float. Products of two activations (attention scores, the final similarity) stay
+    in float.
     """
 
     Options: ClassVar[type[OnnxRuntimeOptions]] = OnnxRuntimeOptions
@@ -79,113 +50,163 @@ class OnnxRuntimeQuantizer(Step):
         return "onnxruntime"
 
     def forecast(self, before: Forecast) -> Forecast:
-        """Check that optimum exports the architecture, and count what becomes one byte."""
-        import torch
-
-        from hfcompress.anatomy import meta_model
+        """Check that optimum exports (and optimizes) the architecture, and count the bytes of the weights."""
+        from hfcompress.quantization.graph_quantizer import quantizable_operators
+        from hfcompress.quantization.weight_bytes import weight_bytes
+        from hfcompress.registry import did_you_mean
         from hfcompress.runtimes.onnxruntime import export_task
 
+        options = self.options
+        known = quantizable_operators(options.mode)
+        for operator in options.operators:
+            if operator not in known:
+                msg = (
+                    f"operators: ONNX Runtime quantizes no {operator!r} in mode {options.mode}"
+                    f"{did_you_mean(operator, known)}; it quantizes {', '.join(sorted(known))}"
+                )
+                raise QuantizationError(msg)
         task = export_task(before.config)
-        quantized = sum(
-            module.weight.numel()
-            for module in meta_model(before.config).modules()
-            if isinstance(module, (torch.nn.Linear, torch.nn.Embedding))
+        changes = [f"export to ONNX ({task})"]
+        if options.optimize is not None:
+            from hfcompress.quantization.onnx_optimizer import check_optimizable
+
+            check_optimizable(before.config)
+            changes.append(f"fuse nodes ({options.optimize})")
+        count = weight_bytes(before.config, options)
+        changes.append(
+            f"{options.mode} {options.weights}: {count.weights:,} of {before.parameters:,} weights from "
+            f"{4 * count.weights:,} bytes to {count.size_bytes:,}"
         )
+        if options.exclude:
+            changes.append(f"but for the nodes that `exclude` names ({', '.join(options.exclude)})")
         return replace(
             before,
             format="onnx",
-            size_bytes=quantized + 4 * (before.parameters - quantized),
-            changes=(
-                f"export to ONNX ({task})",
-                f"{self.options.mode} int8: {quantized:,} of {before.parameters:,} weights from 4 bytes to 1",
-            ),
+            size_bytes=count.size_bytes + 4 * max(before.parameters - count.weights, 0),
+            changes=tuple(changes),
         )
 
     def apply(self, checkpoint: Checkpoint, output: Path, context: StepContext) -> dict[str, Json]:
         """Export, calibrate where the mode is static, and quantize each graph."""
+        from hfcompress.quantization.node_choice import choose
+        from hfcompress.quantization.onnx_graph import prepare
         from hfcompress.runtimes.onnxruntime import ONNX_FOLDER, OnnxRuntime
 
+        options = self.options
+        if options.mode == "static" and context.calibration is None:
+            msg = "static quantization needs calibration rows"
+            raise QuantizationError(msg)
         with tempfile.TemporaryDirectory(dir=output) as scratch:
             exported = OnnxRuntime().export(checkpoint, Path(scratch) / "float32")
-            graphs = sorted((exported.path / ONNX_FOLDER).glob("*.onnx"))
+            graphs = {graph.name: graph for graph in sorted((exported.path / ONNX_FOLDER).glob("*.onnx"))}
+            self._optimize(exported, graphs)
+            for graph in graphs.values():
+                prepare(graph)
+            choices = choose(graphs, options.operators, options.exclude, products=options.products_of_activations)
+            ranges = self._calibrate(exported, graphs, choices, context)
             detail: dict[str, Json] = {
-                graph.name: self._quantize(graph, exported, output / ONNX_FOLDER, context) for graph in graphs
+                name: self._quantize(graphs[name], choice, ranges.get(name), output / ONNX_FOLDER)
+                for name, choice in choices.items()
             }
             for file in exported.path.iterdir():
                 if file.is_file():
                     shutil.copyfile(file, output / file.name)
-        return {
-            "mode": self.options.mode,
-            "per_channel": self.options.per_channel,
-            **_calibration(context.calibration),
-            "graphs": detail,
-        }
+        return {**self._summary(), **_calibration(context.calibration), "graphs": detail}
 
-    def _quantize(self, graph: Path, exported: Checkpoint, output: Path, context: StepContext) -> dict[str, Json]:
-        """Quantize one graph into `output` and return what was and what was not quantized."""
-        from onnxruntime.quantization import QuantFormat, QuantizationMode, QuantType
-        from optimum.onnxruntime import ORTQuantizer
-        from optimum.onnxruntime.configuration import QuantizationConfig
+    def settings(self, choice: NodeChoice) -> GraphSettings:
+        """Return how the options ask one graph to be quantized."""
+        from hfcompress.quantization.graph_quantizer import GraphSettings
 
-        from hfcompress.anatomy import load_config
-        from hfcompress.quantization.onnx_graph import survey
-
-        static = self.options.mode == "static"
-        operators = list(_OPERATORS[self.options.mode])
-        nodes = survey(graph, operators)
-        settings = QuantizationConfig(
-            is_static=static,
-            format=QuantFormat.QDQ if static else QuantFormat.QOperator,
-            mode=QuantizationMode.QLinearOps if static else QuantizationMode.IntegerOps,
-            activations_dtype=QuantType.QUInt8,
-            weights_dtype=QuantType.QInt8,
-            weights_symmetric=True,
-            per_channel=self.options.per_channel,
-            reduce_range=True,
-            nodes_to_quantize=[],
-            nodes_to_exclude=list(nodes.unweighted),
-            operators_to_quantize=operators,
+        options = self.options
+        return GraphSettings(
+            mode=options.mode,
+            weights=options.weights,
+            activations=options.activations,
+            per_channel=options.per_channel,
+            reduce_range=options.target in SATURATING_TARGETS,
+            block_size=options.block_size,
+            computed=choice.computed,
+            stored=choice.stored,
         )
-        ranges = self._calibrate(graph, exported, operators, context) if static else None
-        quantizer = ORTQuantizer(graph, config=load_config(exported.path))
-        with tempfile.TemporaryDirectory(dir=graph.parent) as scratch:
-            quantizer.quantize(settings, scratch, calibration_tensors_range=ranges)
-            output.mkdir(exist_ok=True)
-            for file in Path(scratch).glob("*.onnx*"):
-                shutil.move(file, output / file.name)
-            shutil.move(Path(scratch) / "ort_config.json", output.parent / "ort_config.json")
-        return {"quantized_nodes": len(nodes.weighted), "float_nodes": len(nodes.unweighted)}
 
-    def _calibrate(self, graph: Path, exported: Checkpoint, operators: list[str], context: StepContext) -> TensorsData:
-        """Return the range of every tensor, from rows that pass through the float32 graph batch by batch.
+    def _optimize(self, exported: Checkpoint, graphs: Mapping[str, Path]) -> None:
+        if self.options.optimize is not None:
+            from hfcompress.anatomy import load_config
+            from hfcompress.quantization.onnx_optimizer import optimize
 
-        Raises:
-            QuantizationError: An activation is not finite.
-            DataError: The rows lack what the model reads.
-        """
-        import numpy as np
-        from onnxruntime.quantization import CalibrationMethod
-        from optimum.onnxruntime.configuration import CalibrationConfig
+            optimize(graphs.values(), load_config(exported.path), self.options.optimize)
 
+    def _calibrate(
+        self,
+        exported: Checkpoint,
+        graphs: Mapping[str, Path],
+        choices: Mapping[str, NodeChoice],
+        context: StepContext,
+    ) -> dict[str, GraphRanges]:
+        """Return the ranges of each graph's activations, from rows that pass through the float32 graphs."""
         from hfcompress.quantization.feeds import feeds
+        from hfcompress.quantization.onnx_graph import activations
+        from hfcompress.quantization.ranges import Uncalibrated, calibrate
 
         rows = context.calibration
-        if rows is None:
-            msg = "static quantization needs calibration rows"
-            raise QuantizationError(msg)
-        with tempfile.TemporaryDirectory(dir=graph.parent) as scratch:
-            calibrator: CalibraterBase = CalibrationConfig(
-                rows.name, "", rows.split, len(rows), CalibrationMethod.MinMax, moving_average=False
-            ).create_calibrator(graph, operators, augmented_model_name=str(Path(scratch) / "augmented.onnx"))
-            for name, inputs in feeds(exported, rows, self.options.batch_size, context.progress):
-                if name == graph.name:
-                    calibrator.collect_data(_OneBatch(inputs))
-            ranges = calibrator.compute_data()
-        broken = [name for name, data in ranges.items() if not np.isfinite(data.range_value).all()]
-        if broken:
-            msg = f"the activation {broken[0]} is not finite on the calibration rows, so it has no range to quantize to"
-            raise QuantizationError(msg)
-        return ranges
+        if rows is None or self.options.mode != "static":
+            return {}
+        return calibrate(
+            {name: Uncalibrated(path, activations(path, choices[name].computed)) for name, path in graphs.items()},
+            lambda: feeds(exported, rows, self.options.batch_size, context.progress),
+            self.options.calibration_method,
+            self.options.percentile,
+        )
+
+    def _quantize(self, graph: Path, choice: NodeChoice, ranges: GraphRanges | None, output: Path) -> dict[str, Json]:
+        """Quantize one graph into `output` and return what was and what was not quantized."""
+        from hfcompress.quantization.graph_quantizer import quantize_graph
+
+        output.mkdir(exist_ok=True)
+        external = quantize_graph(
+            graph,
+            self.settings(choice),
+            None if ranges is None else ranges.tensors,
+            output / f"{graph.stem}_quantized.onnx",
+        )
+        found: dict[str, Json] = {
+            "quantized_nodes": len(choice.computed) + len(choice.stored),
+            "computed_in_low_precision": len(choice.computed),
+            "stored_in_8_bits": len(choice.stored),
+            "float_nodes": len(choice.excluded) + len(choice.products),
+            "external_data": external,
+        }
+        if choice.excluded:
+            found["excluded"] = [*sorted(choice.excluded)]
+        if ranges is not None and self.options.calibration_method != "minmax":
+            found["exact_ranges"] = len(ranges.exact)
+            found["exact_range_tensors"] = [*ranges.exact]
+        return found
+
+    def _summary(self) -> dict[str, Json]:
+        """Return the options as the report tells them."""
+        options = self.options
+        summary: dict[str, Json] = {
+            "mode": options.mode,
+            "weights": options.weights,
+            "per_channel": options.per_channel,
+            "operators": [*options.operators],
+        }
+        if options.mode == "weight_only":
+            return {**summary, "activations": "float32", "block_size": options.block_size, **self._fused()}
+        summary["target"] = options.target
+        summary["weight_bits"] = 7 if options.target in SATURATING_TARGETS else 8
+        if options.mode == "static":
+            summary["activations"] = options.activations
+            summary["calibration_method"] = options.calibration_method
+            if options.calibration_method == "percentile":
+                summary["percentile"] = options.percentile
+        else:
+            summary["activations"] = "uint8, ranges taken at run time"
+        return {**summary, **self._fused()}
+
+    def _fused(self) -> dict[str, Json]:
+        return {} if self.options.optimize is None else {"optimize": self.options.optimize}
 
 
 def _calibration(rows: Rows | None) -> dict[str, Json]:
@@ -195,13 +216,3 @@ def _calibration(rows: Rows | None) -> dict[str, Json]:
     return {
         "calibration": {"dataset": rows.name, "revision": rows.revision, "split": rows.split, "rows": len(rows)},
     }
-
-
-class _OneBatch:
-    """Hands one batch to ONNX Runtime's calibrator, which asks until there is none."""
-
-    def __init__(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> None:
-        self._batches: Iterator[Mapping[str, np.ndarray[Any, Any]]] = iter([inputs])
-
-    def get_next(self) -> Mapping[str, np.ndarray[Any, Any]] | None:
-        return next(self._batches, None)

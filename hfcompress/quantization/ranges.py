@@ -1,0 +1,250 @@
+"""The ranges of activations, from rows that pass through float32 graphs batch by batch.
+
+Memory does not grow with the number of rows. ONNX Runtime's calibrators keep what a batch gave until they are asked to
+digest it, so they are given one batch at a time; and a histogram whose first batch is small against a later one grows
+to as many bins as the later one is larger. So the extremes are taken in a first pass, and the histograms, in a second
+pass, have their final edges from the start: the result is that of all rows at once, in whatever batches they come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+import numpy as np
+from onnxruntime.quantization import CalibrationMethod, TensorData, TensorsData
+from onnxruntime.quantization.calibrate import (
+    CalibraterBase,
+    EntropyCalibrater,
+    HistogramCalibrater,
+    HistogramCollector,
+    MinMaxCalibrater,
+    PercentileCalibrater,
+)
+
+from hfcompress.errors import QuantizationError
+from hfcompress.quantization.onnx_graph import EXTERNAL_DATA_BYTES
+from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    import onnx
+
+__all__ = ["Feeds", "GraphRanges", "Method", "Uncalibrated", "calibrate"]
+
+Method: TypeAlias = Literal["minmax", "percentile", "entropy"]
+Inputs: TypeAlias = "Mapping[str, np.ndarray[Any, Any]]"
+Feeds: TypeAlias = "Callable[[], Iterable[tuple[str, Inputs]]]"
+"""Begins a pass over the calibration rows: yields the name of a graph and one batch of its inputs."""
+
+CalibraterT = TypeVar("CalibraterT", bound="_Selecting")
+
+_BINS: dict[str, int] = {"percentile": 2048, "entropy": 1024}
+"""Over twice the largest magnitude; the search for the entropy's threshold takes time in the square of it."""
+
+
+@dataclass(frozen=True)
+class Uncalibrated:
+    """A graph and what is to be known of it.
+
+    Attributes:
+        path: The float32 graph.
+        tensors: Names of the activations that need a range.
+    """
+
+    path: Path
+    tensors: frozenset[str]
+
+
+@dataclass(frozen=True)
+class GraphRanges:
+    """The ranges of one graph.
+
+    Attributes:
+        tensors: Name → lowest and highest value to quantize.
+        exact: Names of the tensors whose values are (nearly) constant, so that a histogram says nothing of them; their
+            range is the exact one.
+    """
+
+    tensors: TensorsData
+    exact: tuple[str, ...]
+
+
+def calibrate(
+    graphs: Mapping[str, Uncalibrated], feeds: Feeds, method: Method, percentile: float
+) -> dict[str, GraphRanges]:
+    """Return the ranges of the activations of several graphs.
+
+    Args:
+        graphs: Name → graph; the names are those that `feeds` yields.
+        feeds: Begins a pass over the rows; called once for `minmax` and twice for the others.
+        method: `minmax`: the extremes. `percentile`: what holds the given percentage of the values, the same share cut
+            at both ends. `entropy`: the cut of least Kullback-Leibler divergence (Migacz, "8-bit inference with
+            TensorRT", GTC 2017).
+        percentile: In (0, 100]; read by `percentile` alone.
+
+    Raises:
+        QuantizationError: An activation is not finite, a graph was given no inputs, or ONNX Runtime cannot run one.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        wanted = {name: graph for name, graph in graphs.items() if graph.tensors}
+        extremes = {name: _extremes(graph, folder / f"{name}.minmax") for name, graph in wanted.items()}
+        _pass(extremes, feeds)
+        found = {name: _finite(name, calibrater) for name, calibrater in extremes.items()}
+        del extremes  # its sessions hold the weights once more
+        results = {name: GraphRanges(TensorsData(CalibrationMethod.MinMax, found.get(name, {})), ()) for name in graphs}
+        if method == "minmax":
+            return results
+        exact = {name: _flat(ranges, _BINS[method]) for name, ranges in found.items()}
+        histograms = {
+            name: _histograms(
+                Uncalibrated(graph.path, frozenset(found[name].keys() - exact[name])),
+                folder / f"{name}.histogram",
+                method,
+                percentile,
+                found[name],
+            )
+            for name, graph in wanted.items()
+            if found[name].keys() - exact[name]
+        }
+        _pass(histograms, feeds)
+        for name, calibrater in histograms.items():
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
+                cut = calibrater.compute_data()
+            limits = {tensor: _range(*cut[tensor].range_value) for tensor in cut}
+            merged = {tensor: limits.get(tensor, found[name][tensor]) for tensor in found[name]}
+            results[name] = GraphRanges(TensorsData(CalibrationMethod.MinMax, merged), tuple(sorted(exact[name])))
+        return results
+
+
+class _Selecting(CalibraterBase):  # type: ignore[misc] # published without types
+    """Looks at chosen tensors alone, where ONNX Runtime's calibrators look at all that operators of a type touch."""
+
+    wanted: frozenset[str] = frozenset()
+
+    def select_tensors_to_calibrate(self, model: onnx.ModelProto) -> tuple[set[str], dict[str, onnx.ValueInfoProto]]:
+        tensors, infos = super().select_tensors_to_calibrate(model)
+        return tensors & self.wanted, infos
+
+
+class _MinMax(_Selecting, MinMaxCalibrater):  # type: ignore[misc]
+    pass
+
+
+class _Percentile(_Selecting, PercentileCalibrater):  # type: ignore[misc]
+    pass
+
+
+class _Entropy(_Selecting, EntropyCalibrater):  # type: ignore[misc]
+    pass
+
+
+def _extremes(graph: Uncalibrated, augmented: Path) -> _MinMax:
+    return _opened(_MinMax(graph.path, None, str(augmented), use_external_data_format=_is_large(graph.path)), graph)
+
+
+def _histograms(
+    graph: Uncalibrated, augmented: Path, method: Method, percentile: float, extremes: Mapping[str, TensorData]
+) -> HistogramCalibrater:
+    """Return a calibrator whose histograms have their final edges before it sees anything."""
+    bins = _BINS[method]
+    large = _is_large(graph.path)
+    calibrater: _Percentile | _Entropy
+    if method == "percentile":
+        calibrater = _Percentile(graph.path, None, str(augmented), large, num_bins=bins, percentile=percentile)
+    else:
+        calibrater = _Entropy(graph.path, None, str(augmented), large, num_bins=bins)
+    calibrater.collector = HistogramCollector(
+        method, calibrater.symmetric, bins, calibrater.num_quantized_bins, percentile, calibrater.scenario
+    )
+    for name in graph.tensors:
+        lowest, highest = extremes[name].range_value
+        threshold = np.float32(max(abs(lowest), abs(highest)))
+        edges = np.linspace(-threshold, threshold, bins + 1, dtype=np.float32)
+        calibrater.collector.histogram_dict[name] = (np.zeros(bins, np.int64), edges, lowest, highest, threshold)
+    return _opened(calibrater, graph)
+
+
+def _opened(calibrater: CalibraterT, graph: Uncalibrated) -> CalibraterT:
+    calibrater.wanted = graph.tensors
+    try:
+        calibrater.augment_graph()
+        calibrater.create_inference_session()
+    except RUNTIME_ERRORS as error:
+        msg = f"ONNX Runtime cannot load {graph.path.name} to calibrate it: {error}"
+        raise QuantizationError(msg) from error
+    return calibrater
+
+
+def _pass(calibrators: Mapping[str, CalibraterBase], feeds: Feeds) -> None:
+    """Send every batch through the calibrator of its graph."""
+    waiting = set(calibrators)
+    for name, inputs in feeds() if calibrators else ():
+        if name not in calibrators:
+            continue
+        waiting.discard(name)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does, batch by batch
+                calibrators[name].collect_data(_OneBatch(inputs))
+        except RUNTIME_ERRORS as error:
+            msg = f"ONNX Runtime cannot run {name} on the calibration rows: {error}"
+            raise QuantizationError(msg) from error
+    if waiting:
+        msg = f"the calibration rows gave no inputs for {', '.join(sorted(waiting))}, so its activations have no range"
+        raise QuantizationError(msg)
+
+
+class _OneBatch:
+    """Hands one batch to ONNX Runtime's calibrator, which asks until there is none."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._batches: Iterator[Inputs] = iter([inputs])
+
+    def get_next(self) -> Inputs | None:
+        return next(self._batches, None)
+
+
+def _finite(graph: str, calibrater: CalibraterBase) -> dict[str, TensorData]:
+    """Return the extremes as scalars.
+
+    Raises:
+        QuantizationError: Some are not finite; the text names the first one of the graph.
+    """
+    ranges = calibrater.compute_data()
+    broken = {name for name, data in ranges.items() if not np.isfinite(data.range_value).all()}
+    if broken:
+        first = next(name for node in calibrater.model.graph.node for name in node.input if name in broken)
+        msg = (
+            f"the activation {first} of {graph} is not finite on the calibration rows, so it has no range to quantize "
+            "to; look for broken weights or for rows that overflow the model"
+        )
+        raise QuantizationError(msg)
+    return {name: _range(*data.range_value) for name, data in ranges.items()}
+
+
+def _range(lowest: object, highest: object) -> TensorData:
+    return TensorData(
+        lowest=np.asarray(lowest, np.float32).reshape(()), highest=np.asarray(highest, np.float32).reshape(())
+    )
+
+
+def _flat(extremes: Mapping[str, TensorData], bins: int) -> frozenset[str]:
+    """Return the tensors whose values lie within one bin of a histogram, which says nothing of them."""
+    found = []
+    for name, data in extremes.items():
+        lowest, highest = (float(limit) for limit in data.range_value)
+        width = 2 * max(abs(lowest), abs(highest)) / bins
+        if highest - lowest <= width or width < np.finfo(np.float32).tiny:
+            found.append(name)
+    return frozenset(found)
+
+
+def _is_large(graph: Path) -> bool:
+    data = graph.with_name(f"{graph.name}_data")
+    return graph.stat().st_size + (data.stat().st_size if data.exists() else 0) > EXTERNAL_DATA_BYTES
