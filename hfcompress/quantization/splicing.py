@@ -22,12 +22,11 @@ __all__ = ["gate", "replacements", "switched"]
 def replacements(floating: onnx.ModelProto, quantized: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     """Return, by the name of each float node that quantization changed, the nodes that now make its output.
 
-    The lists are in the order of the quantized graph. Their inputs are tensors that the float graph makes or is
-    given, initializers of either graph, and outputs of earlier nodes in the list.
+    The inputs of a list's nodes are tensors that the float graph makes or is given, initializers of either graph, and
+    outputs of earlier nodes in the list.
     """
     made = {name for node in floating.graph.node for name in node.output} | {put.name for put in floating.graph.input}
     producers = {name: node for node in quantized.graph.node for name in node.output if name}
-    order = {id(node): place for place, node in enumerate(quantized.graph.node)}
     found = {}
     for node in floating.graph.node:
         output = node.output[0]
@@ -35,7 +34,7 @@ def replacements(floating: onnx.ModelProto, quantized: onnx.ModelProto) -> dict[
             continue
         cone = _cone(output, producers, made)
         if len(cone) > 1 or not _same(cone[0], node):
-            found[node.name] = sorted(cone, key=lambda item: order[id(item)])
+            found[node.name] = cone
     return found
 
 
@@ -72,15 +71,19 @@ def gate(node: str) -> str:
 
 
 def _cone(output: str, producers: Mapping[str, onnx.NodeProto], made: set[str]) -> list[onnx.NodeProto]:
-    """Return the nodes between a tensor and the float graph's tensors before it."""
+    """Return the nodes between a tensor and the float graph's tensors before it, each behind those that it reads.
+
+    A quantizer leaves its nodes in any order; ONNX Runtime sorts those of a graph, and not those of a branch.
+    """
     cone: dict[int, onnx.NodeProto] = {}
-    waiting = [producers[output]]
+    waiting = [(producers[output], False)]
     while waiting:
-        node = waiting.pop()
-        if id(node) in cone:
-            continue
-        cone[id(node)] = node
-        waiting.extend(producers[name] for name in node.input if name in producers and name not in made)
+        node, ready = waiting.pop()
+        if ready:
+            cone[id(node)] = node
+        elif id(node) not in cone:
+            waiting.append((node, True))
+            waiting.extend((producers[name], False) for name in node.input if name in producers and name not in made)
     return list(cone.values())
 
 
