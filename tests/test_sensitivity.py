@@ -87,6 +87,17 @@ def test_as_few_as_possible(floating: Path, reference: Reference, tmp_path: Path
         fit(parts, cost, losses[2] / 10, loss, "cosine")
 
 
+def test_none_is_in_float_without_need() -> None:
+    """A part that costs much alone but is not what breaks the budget is quantized after all."""
+    from hfcompress.quantization.sensitivity import fit, units
+
+    def loss(names: Collection[str]) -> float:
+        return 0.01 * (4 - len(names)) + (0.0 if "b" in names else 1.0)
+
+    chosen = fit(units("abcd", "node"), {"a": 0.9, "b": 0.8, "c": 0.1, "d": 0.0}, 0.035, loss, "cosine")
+    assert ([unit.name for unit in chosen.in_float], chosen.loss, chosen.loss_quantized) == (["b"], 0.03, 1.04)
+
+
 def test_units() -> None:
     """Nodes go alone where they are few or the recipe says so, else with their block."""
     from hfcompress.quantization.sensitivity import Unit, units

@@ -128,7 +128,8 @@ def fit(
 ) -> Fitted:
     """Leave as few units in float as keep the loss of the real quantized graph within a budget.
 
-    The costliest units are left in float first, and how many of them is found by bisection.
+    The costliest units are left in float first, and how many of them is found by bisection. Then each of them, from the
+    cheapest, is quantized after all where the budget still holds, so none is in float without need.
 
     Args:
         measured: The units.
@@ -142,14 +143,14 @@ def fit(
     """
     order = sorted(measured, key=lambda unit: -cost[unit.name])
 
-    def tried(count: int) -> float:
-        return loss([name for unit in order[:count] for name in unit.nodes])
+    def tried(chosen: Sequence[Unit]) -> float:
+        return loss([name for unit in chosen for name in unit.nodes])
 
-    everything = tried(0)
+    everything = tried(())
     if everything <= budget:
         return Fitted((), everything, everything)
     fails, holds = 0, len(order) - 1
-    least = tried(holds)
+    least = tried(order[:holds])
     if least > budget:
         msg = (
             f"the budget of {budget:g} ({metric}) cannot be reached: quantizing {order[-1].name} alone, which costs "
@@ -159,12 +160,18 @@ def fit(
         raise QuantizationError(msg)
     while holds - fails > 1:
         middle = (fails + holds) // 2
-        now = tried(middle)
+        now = tried(order[:middle])
         if now <= budget:
             holds, least = middle, now
         else:
             fails = middle
-    return Fitted(tuple(order[:holds]), least, everything)
+    chosen = order[:holds]
+    for unit in reversed(order[: holds - 1]):  # without the last one the budget does not hold, as bisection found
+        fewer = [other for other in chosen if other is not unit]
+        now = tried(fewer)
+        if now <= budget:
+            chosen, least = fewer, now
+    return Fitted(tuple(chosen), least, everything)
 
 
 def _owners(floating: onnx.ModelProto, changed: Iterable[str], listed: Mapping[str, str]) -> dict[str, str]:
