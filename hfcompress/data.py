@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,19 @@ def load_rows(reference: DataReference, needed: Iterable[str]) -> Rows:
     if not len(dataset):
         msg = f"{title}: the split {reference.split!r} holds no rows"
         raise DataError(msg, ("split",))
+    asked = _asked(reference.split)
+    if asked is not None and len(dataset) < asked:
+        msg = f"{title}: the split {reference.split!r} asks for {asked} rows and holds {len(dataset)}; ask for fewer"
+        raise DataError(msg, ("split",))
     return Rows(dataset, title, revision, reference.split)
+
+
+def _asked(split: str) -> int | None:
+    """Return how many rows a split asks for by number ("test[:64]", "train[10:20]"), where it does."""
+    slices = re.findall(r"\[(\d*):(\d+)\]", split)
+    if not slices or len(slices) != split.count("["):
+        return None  # whole splits, percentages and ends counted from the back ask for no number of rows
+    return sum(int(end) - int(start or 0) for start, end in slices)
 
 
 def _title(reference: DataReference) -> str:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from onnx import TensorProto
 from onnxruntime.quantization import QuantizationMode, QuantType
 from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -133,7 +134,7 @@ def _computed(model: onnx.ModelProto, settings: GraphSettings, ranges: TensorsDa
             nodes_to_quantize=[],
             nodes_to_exclude=others,
             op_types_to_quantize=operators,
-            extra_options={"WeightSymmetric": True},
+            extra_options={"WeightSymmetric": True, "DefaultTensorType": TensorProto.FLOAT},
         )
     else:
         quantizer = QDQQuantizer(

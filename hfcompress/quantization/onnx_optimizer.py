@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 from optimum.onnxruntime import AutoOptimizationConfig, ORTOptimizer
 from optimum.onnxruntime.utils import ORTConfigManager
 
@@ -56,4 +57,6 @@ def optimize(graphs: Iterable[Path], config: PretrainedConfig, level: Literal["O
             except RUNTIME_ERRORS as error:
                 msg = f"ONNX Runtime cannot optimize {graph.name} ({level}): {error}"
                 raise QuantizationError(msg) from error
-            save_graph(load_graph(Path(scratch) / graph.name), graph)
+            fused = load_graph(Path(scratch) / graph.name)
+            # ONNX's own inference does not know the fused operators, and what has no type gets no range
+            save_graph(SymbolicShapeInference.infer_shapes(fused, auto_merge=True), graph)

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
+import onnx
+from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.calibrate import (
     CalibraterBase,
@@ -33,7 +35,6 @@ from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    import onnx
 
 __all__ = ["Feeds", "GraphRanges", "Method", "Uncalibrated", "calibrate"]
 
@@ -134,7 +135,35 @@ class _Selecting(CalibraterBase):  # type: ignore[misc] # published without type
 
 
 class _MinMax(_Selecting, MinMaxCalibrater):  # type: ignore[misc]
-    pass
+    """Keeps the extremes alone, and notices what is not a number, which ONNX Runtime's calibrator passes over."""
+
+    def __init__(self, graph: Uncalibrated, augmented: Path) -> None:
+        super().__init__(graph.path, None, str(augmented), use_external_data_format=_is_large(graph.path))
+        self.lowest: dict[str, np.floating[Any]] = {}
+        self.highest: dict[str, np.floating[Any]] = {}
+        self.broken: set[str] = set()
+
+    def augment_graph(self) -> None:
+        super().augment_graph()
+        graph = self.model.graph
+        for name in sorted(self.wanted):
+            ends = [f"{name}_{step}" for step in ("IsNaN", "Cast", "AnyNaN")]
+            graph.node.append(helper.make_node("IsNaN", [name], ends[:1]))
+            graph.node.append(helper.make_node("Cast", ends[:1], ends[1:2], to=TensorProto.FLOAT))
+            graph.node.append(helper.make_node("ReduceMax", ends[1:2], ends[2:], keepdims=1))
+            graph.output.append(helper.make_tensor_value_info(ends[2], TensorProto.FLOAT, None))
+        onnx.save(self.model, self.augmented_model_path, save_as_external_data=self.use_external_data_format)
+
+    def collect_data(self, data_reader: _OneBatch) -> None:
+        names = [output.name for output in self.infer_session.get_outputs()]
+        for inputs in iter(data_reader.get_next, None):
+            values = dict(zip(names, self.infer_session.run(None, inputs), strict=True))
+            for name in self.wanted:
+                lowest, highest = values[f"{name}_ReduceMin"].min(), values[f"{name}_ReduceMax"].max()
+                if values[f"{name}_AnyNaN"].any() or not np.isfinite([lowest, highest]).all():
+                    self.broken.add(name)
+                self.lowest[name] = min(self.lowest.get(name, lowest), lowest)
+                self.highest[name] = max(self.highest.get(name, highest), highest)
 
 
 class _Percentile(_Selecting, PercentileCalibrater):  # type: ignore[misc]
@@ -146,7 +175,7 @@ class _Entropy(_Selecting, EntropyCalibrater):  # type: ignore[misc]
 
 
 def _extremes(graph: Uncalibrated, augmented: Path) -> _MinMax:
-    return _opened(_MinMax(graph.path, None, str(augmented), use_external_data_format=_is_large(graph.path)), graph)
+    return _opened(_MinMax(graph, augmented), graph)
 
 
 def _histograms(
@@ -210,22 +239,20 @@ class _OneBatch:
         return next(self._batches, None)
 
 
-def _finite(graph: str, calibrater: CalibraterBase) -> dict[str, TensorData]:
-    """Return the extremes as scalars.
+def _finite(graph: str, calibrater: _MinMax) -> dict[str, TensorData]:
+    """Return the extremes.
 
     Raises:
         QuantizationError: Some are not finite; the text names the first one of the graph.
     """
-    ranges = calibrater.compute_data()
-    broken = {name for name, data in ranges.items() if not np.isfinite(data.range_value).all()}
-    if broken:
-        first = next(name for node in calibrater.model.graph.node for name in node.input if name in broken)
+    if calibrater.broken:
+        first = next(name for node in calibrater.model.graph.node for name in node.input if name in calibrater.broken)
         msg = (
             f"the activation {first} of {graph} is not finite on the calibration rows, so it has no range to quantize "
             "to; look for broken weights or for rows that overflow the model"
         )
         raise QuantizationError(msg)
-    return {name: _range(*data.range_value) for name, data in ranges.items()}
+    return {name: _range(calibrater.lowest[name], calibrater.highest[name]) for name in calibrater.lowest}
 
 
 def _range(lowest: object, highest: object) -> TensorData:
