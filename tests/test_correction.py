@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from hfcompress.contracts import Checkpoint, StepContext
 from hfcompress.data import load_rows
 from hfcompress.errors import QuantizationError, RecipeError
+from hfcompress.quantization.correction_options import CorrectionOptions, SensitivityOptions
 from hfcompress.quantization.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeQuantizer
 from hfcompress.recipe import DataReference, load_recipe
 
@@ -151,3 +152,14 @@ def test_mistakes(options: dict[str, Any], match: str, recipe: Callable[..., dic
     """What makes no sense is refused when the recipe is read."""
     with pytest.raises(RecipeError, match=match):
         load_recipe(recipe(steps=[{"use": "quantize", "runtime": "onnxruntime", **options}]))
+
+
+def test_plan() -> None:
+    """A plan says what will be corrected."""
+    options = CorrectionOptions(smooth="auto", bias_correction=True, sensitivity=SensitivityOptions(max_drop=0.01))
+    assert options.correction_words() == (
+        "smooth outliers of activations (alpha auto)",
+        "correct the biases of linear maps",
+        "leave nodes in float until a graph loses at most 0.01 (cosine)",
+    )
+    assert (CorrectionOptions().corrects, CorrectionOptions().correction_words()) == (False, ())

@@ -68,6 +68,28 @@ def test_vectors_of_zeros(tmp_path: Path) -> None:
     assert found.loss(lambda _, batch: [batch["x"] + 1]) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("constant", "expected"), [(0.0, 0.0), (0.5, 0.5), (np.inf, np.inf), (np.nan, np.inf)], ids=str
+)
+def test_largest_difference(constant: float, expected: float, tmp_path: Path) -> None:
+    """The largest difference is relative to the output, and what is not finite differs from all that is."""
+    from hfcompress.quantization.fidelity import largest_difference
+
+    first = write_graph(tmp_path / "a.onnx", [("Sign", ["x"], "y")], {}, 4, {"y": 4})
+    nodes = [("Sign", ["x"], "s"), ("Add", ["s", "c"], "y")]
+    second = write_graph(tmp_path / "b.onnx", nodes, {"c": np.array([constant])}, 4, {"y": 4})
+    assert largest_difference(first, second, random_batches(4)) == pytest.approx(expected)
+
+
+def test_the_same_infinities(tmp_path: Path) -> None:
+    """Two outputs that are infinite in the same places, as masks are, do not differ there."""
+    from hfcompress.quantization.fidelity import largest_difference
+
+    nodes = [("Log", ["zero"], "infinite"), ("Add", ["x", "infinite"], "y")]
+    path = write_graph(tmp_path / "a.onnx", nodes, {"zero": np.array([0.0, 1.0, 1.0, 1.0])}, 4, {"y": 4})
+    assert largest_difference(path, path, random_batches(4)) == 0.0
+
+
 def test_no_logits(tmp_path: Path) -> None:
     """Agreement of the largest entry is refused where the graph has no logits, with the name of what it has."""
     with pytest.raises(

@@ -50,3 +50,15 @@ class CorrectionOptions(Options):
     def corrects(self) -> bool:
         """Whether anything is corrected."""
         return self.smooth is not None or self.bias_correction or self.sensitivity is not None
+
+    def correction_words(self) -> tuple[str, ...]:
+        """Return one sentence for each correction, for a plan."""
+        words = []
+        if self.smooth is not None:
+            words.append(f"smooth outliers of activations (alpha {self.smooth})")
+        if self.bias_correction:
+            words.append("correct the biases of linear maps")
+        if self.sensitivity is not None:
+            budget = self.sensitivity
+            words.append(f"leave nodes in float until a graph loses at most {budget.max_drop:g} ({budget.metric})")
+        return tuple(words)

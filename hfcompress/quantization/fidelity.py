@@ -92,9 +92,19 @@ def largest_difference(first: Path, second: Path, batches: Batches, at_most: int
             zip(one.run(names, dict(batch)), other.run(names, dict(batch)), strict=True)
         ):
             if expected.size:
-                scales[place] = max(scales[place], np.abs(expected).max())
-                differences[place] = max(differences[place], np.abs(expected - got).max())
+                scale, difference = _distance(expected.astype(np.float64), got.astype(np.float64))
+                scales[place] = max(scales[place], scale)
+                differences[place] = max(differences[place], difference)
     return float((differences / np.where(scales > 0, scales, 1.0)).max())
+
+
+def _distance(expected: Array, got: Array) -> tuple[float, float]:
+    """Return the largest magnitude among finite values, and the largest difference; infinities must be the same."""
+    finite = np.isfinite(expected)
+    with np.errstate(invalid="ignore"):
+        differences = np.where(expected == got, 0.0, np.abs(expected - got))
+    largest = float(np.abs(expected[finite]).max()) if finite.any() else 0.0
+    return largest, float(np.nan_to_num(differences, nan=np.inf, posinf=np.inf).max())
 
 
 def _compared(outputs: Iterable[tuple[str, str]], metric: Metric, graph: str) -> list[str]:

@@ -77,6 +77,7 @@ class OnnxRuntimeQuantizer(Step):
             f"{options.mode} {options.weights}: {count.weights:,} of {before.parameters:,} weights from "
             f"{4 * count.weights:,} bytes to {count.size_bytes:,}"
         )
+        changes.extend(options.correction_words())
         if options.exclude:
             changes.append(f"but for the nodes that `exclude` names ({', '.join(options.exclude)})")
         return replace(
