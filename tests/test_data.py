@@ -90,3 +90,20 @@ def test_split_that_the_hub_lacks(hub: LoopbackHub, quickstart_folder: Path) -> 
     hub.add_repo("acme/splits", quickstart_folder / "data", repo_type="dataset")
     with pytest.raises(DataError, match=r"^acme/splits has no split 'tset' \(did you mean 'test'\?\); it has: train"):
         load_rows(DataReference(dataset="acme/splits", split="tset"), ())
+
+
+@pytest.mark.parametrize(("split", "asked"), [("test[:9999]", 9999), ("test[500:600]", 100)])
+def test_fewer_rows_than_asked_for(split: str, asked: int, quickstart_folder: Path) -> None:
+    """A split that asks for more rows than there are is an error and not a smaller measurement."""
+    with pytest.raises(DataError, match=rf"asks for {asked} rows and holds \d+; ask for fewer$") as caught:
+        digits(quickstart_folder, split=split)
+    assert caught.value.key == ("split",)
+
+
+def test_splits_that_ask_for_no_number_of_rows(quickstart_folder: Path) -> None:
+    """Percentages and slices to or from the end give the rows that there are."""
+    assert [len(digits(quickstart_folder, split=f"test{part}")) for part in ("[-10:]", "[530:]", "[:10%]")] == [
+        10,
+        10,
+        54,
+    ]

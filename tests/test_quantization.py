@@ -208,3 +208,62 @@ def test_forecast_counts_what_becomes_a_byte(clip: Path, recipe: Recipe) -> None
     forecast = hfcompress.plan(recipe(steps=[DYNAMIC])).forecasts[-1]
     assert (forecast.format, forecast.parameters) == ("onnx", 973489)
     assert forecast.size_bytes < (clip / "model.safetensors").stat().st_size / 3
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"mode": "static"}, "`mode: static` needs `calibration`"),
+        ({"weights": "int4"}, "`mode: dynamic` computes in 8 bits; `weights: int4` needs `mode: weight_only`"),
+        ({"activations": "int8"}, "`mode: dynamic` does not read `activations`; remove it, or use `mode: static`"),
+        ({"block_size": 64}, "`mode: dynamic` does not read `block_size`; remove it, or use `mode: weight_only`"),
+        ({"mode": "weight_only", "target": "arm64"}, "`mode: weight_only` does not read `target`"),
+        ({"mode": "weight_only", "block_size": 48}, "48 is not a power of two"),
+        ({"mode": "weight_only", "products_of_activations": True}, "`mode: weight_only` computes in float"),
+        ({"operators": []}, "names no operator"),
+    ],
+)
+def test_options_that_make_no_sense_together(options: dict[str, Any], match: str, recipe: Recipe) -> None:
+    """What a mode does not read is refused with the reason."""
+    with pytest.raises(RecipeError, match=match):
+        load_recipe(recipe(steps=[{**DYNAMIC, **options}]))
+
+
+def test_operator_that_cannot_be_quantized(clip: Path, recipe: Recipe) -> None:
+    """The plan refuses an operator that ONNX Runtime does not quantize, and names the nearest."""
+    del clip
+    with pytest.raises(RecipeError, match=r"operators: ONNX Runtime quantizes no 'MatMull' in mode dynamic \(did you"):
+        hfcompress.plan(recipe(steps=[{**DYNAMIC, "operators": ["MatMull"]}]))
+
+
+def test_optimization_of_an_unknown_architecture() -> None:
+    """An architecture whose nodes optimum cannot fuse is refused, with those that it knows."""
+    from hfcompress.quantization.onnx_optimizer import check_optimizable
+
+    with pytest.raises(QuantizationError, match=r"does not know 'siglip' models; it knows albert, .*clip"):
+        check_optimizable(SiglipConfig())
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_small_weights_alone(weights: str, clip: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """`mode: weight_only` gives a model that loads with its stock class, as small as forecast."""
+    from optimum.onnxruntime import ORTModelForZeroShotImageClassification
+
+    options = {"use": "quantize", "runtime": "onnxruntime", "mode": "weight_only", "weights": weights}
+    detail = step(recipe, **options).apply(Checkpoint(clip, "transformers"), tmp_path, StepContext())
+    (graph,) = tmp_path.glob("onnx/*.onnx")
+    ORTModelForZeroShotImageClassification.from_pretrained(tmp_path, file_name=graph.name)
+    forecast = hfcompress.plan(recipe(steps=[options])).forecasts[-1]
+    assert detail["weights"] == weights
+    assert operators(tmp_path)["MatMulNBits"] == 38
+    assert graph.stat().st_size == pytest.approx(forecast.size_bytes, rel=0.2)
+
+
+@pytest.mark.parametrize("method", ["percentile", "entropy"])
+def test_other_methods_of_calibration(method: str, clip: Path, rows: Rows, recipe: Recipe, tmp_path: Path) -> None:
+    """The histogram methods quantize what `minmax` does, and tell which tensors were too flat for them."""
+    options = {**STATIC, "calibration_method": method, "optimize": "O2"}
+    detail = step(recipe, **options).apply(Checkpoint(clip, "transformers"), tmp_path, StepContext(rows))
+    (found,) = detail["graphs"].values()
+    assert (found["computed_in_low_precision"], found["exact_ranges"]) == (38, len(found["exact_range_tensors"]))
+    assert operators(tmp_path)["QuantizeLinear"] > 20

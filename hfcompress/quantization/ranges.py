@@ -144,6 +144,7 @@ class _MinMax(_Selecting, MinMaxCalibrater):  # type: ignore[misc]
         self.broken: set[str] = set()
 
     def augment_graph(self) -> None:
+        self.wanted = frozenset(self.select_tensors_to_calibrate(self.model)[0])
         super().augment_graph()
         graph = self.model.graph
         for name in sorted(self.wanted):
