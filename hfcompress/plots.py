@@ -47,7 +47,7 @@ LOSSES = {
 """What a loss of each metric of an accuracy budget is."""
 OPERATORS = ("/MatMul", "/Gemm", "/Gather", "/Conv")
 MOST_BARS = 20
-LABEL_LENGTH = 44
+LABEL_LENGTH = 52
 WIDTH_INCHES = 8.0
 DPI = 150
 
@@ -219,7 +219,8 @@ def _sensitivities(report: Report) -> Iterator[_Sensitivity]:
         for graph, detail in graphs.items() if isinstance(graphs, dict) else ():
             found: Any = detail.get("sensitivity") if isinstance(detail, dict) else None
             if found:
-                costs = [(str(row["name"]), float(row["cost"]), bool(row["in_float"])) for row in found["costs"]]
+                left = {row["name"] for row in found["in_float"]}
+                costs = [(str(row["name"]), float(row["cost"]), row["name"] in left) for row in found["costs"]]
                 loss = found["loss"]
                 yield _Sensitivity(graph, found["metric"], costs, loss["before"], loss["after"], found["max_drop"])
 

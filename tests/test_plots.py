@@ -74,7 +74,6 @@ def sensitive(count: int, graphs: int = 1) -> Report:
         {
             "name": f"/model/encoder/layers.{part}/self_attn/out_proj/MatMul",
             "cost": 0.01 / 2**part,
-            "in_float": part < 2,
         }
         for part in range(count)
     ]

@@ -153,18 +153,17 @@ class Corrector:
             )
 
         chosen = fit(parts, cost, budget.max_drop, loss, self._reference.metric)
-        names = {unit.name for unit in chosen.in_float}
         ranked = sorted(parts, key=lambda unit: -cost[unit.name])
         detail["sensitivity"] = {
             "metric": budget.metric,
             "max_drop": budget.max_drop,
             "loss": {"before": chosen.loss_quantized, "after": chosen.loss},
             "in_float": [{"name": unit.name, "cost": cost[unit.name]} for unit in chosen.in_float],
-            "costs": [{"name": unit.name, "cost": cost[unit.name], "in_float": unit.name in names} for unit in ranked],
+            "costs": [{"name": unit.name, "cost": cost[unit.name]} for unit in ranked],
         }
         self._progress.note(
-            f"sensitivity: {len(names)} of {len(parts)} stay in float, and the loss is {chosen.loss:.3g} instead of "
-            f"{chosen.loss_quantized:.3g}"
+            f"sensitivity: {len(chosen.in_float)} of {len(parts)} stay in float, and the loss is {chosen.loss:.3g} "
+            f"instead of {chosen.loss_quantized:.3g}"
         )
         return frozenset(name for unit in chosen.in_float for name in unit.nodes)
 
