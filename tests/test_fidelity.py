@@ -96,3 +96,15 @@ def test_no_logits(tmp_path: Path) -> None:
         QuantizationError, match=r"top1_agreement` compares logits, and g\.onnx has none; .+ are embeds"
     ):
         reference(tmp_path, "top1_agreement", embeds=4)
+
+
+def test_a_graph_that_cannot_run(tmp_path: Path) -> None:
+    """Rows that do not fit the graph, and a file that is no graph, are errors that name it."""
+    from hfcompress.quantization.fidelity import Reference
+
+    path = write_graph(tmp_path / "g.onnx", [("Identity", ["x"], "y")], {}, 4, {"y": 4})
+    with pytest.raises(QuantizationError, match=r"^ONNX Runtime cannot run g\.onnx on the calibration rows"):
+        Reference(path, random_batches(5), tmp_path, "cosine")
+    (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    with pytest.raises(QuantizationError, match=r"^ONNX Runtime cannot load broken\.onnx"):
+        Reference(tmp_path / "broken.onnx", random_batches(4), tmp_path, "cosine")

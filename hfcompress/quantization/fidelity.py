@@ -8,6 +8,7 @@ import numpy as np
 
 from hfcompress.errors import QuantizationError
 from hfcompress.quantization.probing import session
+from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -37,7 +38,7 @@ class Reference:
             a fraction of the signal's, the inverse of the signal-to-quantization-noise ratio (0.001 is 30 dB).
 
     Raises:
-        QuantizationError: No output has what the metric compares.
+        QuantizationError: No output has what the metric compares, or ONNX Runtime cannot run the graph on the rows.
     """
 
     def __init__(self, path: Path, batches: Batches, folder: Path, metric: Metric) -> None:
@@ -47,7 +48,12 @@ class Reference:
         self._names = _compared([(put.name, put.type) for put in running.get_outputs()], metric, path.name)
         self._count = 0
         for batch in batches():
-            for place, made in enumerate(running.run(self._names, dict(batch))):
+            try:
+                outputs = running.run(self._names, dict(batch))
+            except RUNTIME_ERRORS as error:
+                msg = f"ONNX Runtime cannot run {path.name} on the calibration rows: {error}"
+                raise QuantizationError(msg) from error
+            for place, made in enumerate(outputs):
                 np.save(folder / f"{self._count}.{place}.npy", made)
             self._count += 1
 

@@ -9,6 +9,9 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from hfcompress.errors import QuantizationError
+from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
@@ -44,11 +47,19 @@ def save_model(model: onnx.ModelProto, path: Path) -> Path:
     return path
 
 
-def session(path: Path, options: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:
-    """Return a session of ONNX Runtime on the CPU."""
-    settings = options or onnxruntime.SessionOptions()
+def session(path: Path) -> onnxruntime.InferenceSession:
+    """Return a session of ONNX Runtime on the CPU.
+
+    Raises:
+        QuantizationError: ONNX Runtime cannot load the graph.
+    """
+    settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors come as exceptions; its warnings tell of its own optimizations
-    return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    except RUNTIME_ERRORS as error:
+        msg = f"ONNX Runtime cannot load {path.name} to measure its errors: {error}"
+        raise QuantizationError(msg) from error
 
 
 def channel_maxima(
