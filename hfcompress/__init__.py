@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
-    from hfcompress.api import apply_step, load, prune, quantize
+    from hfcompress.api import apply_step, cast, load, prune, quantize
     from hfcompress.errors import GateError, HfcompressError, RunError, UsageError
     from hfcompress.hub import push_folder as push
     from hfcompress.inspection import inspect
@@ -32,6 +32,7 @@ _PUBLIC = {
     "RunError": "hfcompress.errors:RunError",
     "UsageError": "hfcompress.errors:UsageError",
     "apply_step": "hfcompress.api:apply_step",
+    "cast": "hfcompress.api:cast",
     "inspect": "hfcompress.inspection:inspect",
     "load": "hfcompress.api:load",
     "load_recipe": "hfcompress.recipe:load_recipe",
@@ -50,6 +51,7 @@ __all__ = [
     "RunError",
     "UsageError",
     "apply_step",
+    "cast",
     "inspect",
     "load",
     "load_recipe",

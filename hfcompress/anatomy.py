@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import math
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import transformers
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Tower",
     "copy_processor",
+    "dtype_of",
     "find_towers",
     "load_config",
     "load_model",
@@ -93,8 +95,12 @@ def load_config(path: Path) -> PretrainedConfig:
     return config
 
 
-def load_model(path: Path) -> PreTrainedModel:
-    """Load a checkpoint in float32 with the class that its configuration names, from safetensors only.
+def load_model(path: Path, dtype: torch.dtype | Literal["auto"] = torch.float32) -> PreTrainedModel:
+    """Load a checkpoint with the class that its configuration names, from safetensors only.
+
+    Args:
+        path: The checkpoint folder.
+        dtype: Type of the weights in memory; "auto" for the one that the configuration says, or else the stored one.
 
     Raises:
         CheckpointError: The weights are missing, are not safetensors, or do not fit the configuration.
@@ -102,7 +108,7 @@ def load_model(path: Path) -> PreTrainedModel:
     config = load_config(path)
     try:
         model, loading = model_class(config).from_pretrained(
-            path, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         msg = f"the weights in {path} cannot be loaded: {error}"
@@ -112,6 +118,12 @@ def load_model(path: Path) -> PreTrainedModel:
         raise CheckpointError(msg)
     loaded: PreTrainedModel = model.eval()
     return loaded
+
+
+def dtype_of(config: PretrainedConfig) -> torch.dtype:
+    """Return the type of the weights that a configuration says, float32 where it says none."""
+    dtype = getattr(config, "dtype", None) or torch.float32
+    return dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype))
 
 
 def stored_dtype(path: Path) -> torch.dtype:
@@ -162,6 +174,10 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     return found
 
 
+_uninitialised = getattr(transformers.modeling_utils, "no_init_weights", nullcontext)
+"""Version 4 of transformers draws random weights on the meta device too, where it costs time and gives nothing."""
+
+
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
     """Build the model on the meta device: every shape, no memory; with the shapes of the record that `config` carries.
 
@@ -171,7 +187,7 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
     config = copy.deepcopy(config)
     config._attn_implementation = "eager"  # noqa: SLF001 - the only kernel whose every product autograd can see
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _uninitialised():
             model: PreTrainedModel = model_class(config)(config).eval()
     except _REFUSALS as error:
         msg = f"no {model_class(config).__name__} can be built from this config: {error}"

@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 
     from hfcompress.contracts import Json
 
-__all__ = ["apply_step", "load", "prune", "quantize"]
+__all__ = ["apply_step", "cast", "load", "prune", "quantize"]
+
+
+def cast(
+    model: str | Path,
+    *,
+    output: str | Path,
+    revision: str = "main",
+    **options: Any,  # noqa: ANN401 - validated by the step's own options
+) -> dict[str, Json]:
+    """Store weights in 16 bits; the options are those of `use: cast` in a recipe. See `apply_step`."""
+    return apply_step("cast", model, output=output, revision=revision, **options)
 
 
 def prune(
@@ -93,7 +104,11 @@ def apply_step(
         raise UsageError("\n".join(lines)) from error
     if step.extra is not None:
         require_extra(step.extra)
+    from hfcompress.anatomy import load_config
+    from hfcompress.quantized import require_float
+
     source = resolve_model(str(model), revision)
+    require_float(load_config(source.path))
     checkpoint = Checkpoint(download_weights(source), "transformers")
     rows = None if calibration is None else Rows(calibration, "calibration", calibration._fingerprint, "all")  # noqa: SLF001
     folder.parent.mkdir(parents=True, exist_ok=True)

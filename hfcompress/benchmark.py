@@ -22,11 +22,14 @@ __all__ = ["alternate", "default_threads", "latency", "parameters_of", "size_byt
 _WEIGHTS: dict[Format, tuple[str, ...]] = {
     "transformers": ("model.safetensors", "model-*-of-*.safetensors"),
     "onnx": ("**/*.onnx", "**/*.onnx_data"),
-    "openvino": ("**/*.xml", "**/*.bin"),
+    "openvino": ("**/openvino*.xml", "**/openvino*.bin"),
 }
 _DESCRIPTION = ("*.json", "*.txt", "*.model", "*.jinja")
 _ABOUT = "report.json"
 """The one of these files that tells about a checkpoint and that nobody needs to run it."""
+
+_VALUES = "._weight_qdata"
+"""How torchao names the values of a quantized weight, between the module's name and nothing."""
 
 _CALLS_A_TURN = 5
 _REST_S = 0.02
@@ -43,12 +46,24 @@ def size_bytes(checkpoint: Checkpoint) -> int:
 
 
 def parameters_of(folder: Path) -> int:
-    """Return the number of weights of a transformers checkpoint, from the headers of its safetensors files alone."""
-    total = 0
+    """Return the number of weights of a transformers checkpoint, from the headers of its safetensors files alone.
+
+    The scales and zero points that torchao keeps beside the values of a quantized weight are no weights.
+    """
+    counts: dict[str, int] = {}
     for file in (file for pattern in _WEIGHTS["transformers"] for file in folder.glob(pattern)):
         with safe_open(file, framework="numpy") as tensors:
-            total += sum(int(np.prod(tensors.get_slice(name).get_shape())) for name in tensors.keys())  # noqa: SIM118
-    return total
+            for name in tensors.keys():  # noqa: SIM118 - no dictionary
+                part = tensors.get_slice(name)
+                packed = name.endswith(_VALUES) and part.get_dtype() == "U8"  # ours: two values of 4 bits in a byte
+                counts[name] = int(np.prod(part.get_shape())) * (2 if packed else 1)
+    quantized = {name.removesuffix(_VALUES) for name in counts if name.endswith(_VALUES)}
+    return sum(count for name, count in counts.items() if _quantized_weight(name) not in quantized or _VALUES in name)
+
+
+def _quantized_weight(name: str) -> str:
+    """Return the module of `module._weight_scale` and the like, the whole name where it has no such form."""
+    return name.partition("._weight_")[0]
 
 
 def alternate(

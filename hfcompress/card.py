@@ -31,7 +31,7 @@ __all__ = ["card_metadata", "render_card"]
 
 METRICS = {"zero_shot_accuracy": "accuracy", "word_error_rate": "wer", "character_error_rate": "cer"}
 """The Hub's ids of metrics, by ours."""
-STEP_TAGS = {"prune": "pruned", "quantize": "quantized"}
+STEP_TAGS = {"cast": "half-precision", "prune": "pruned", "quantize": "quantized"}
 LIBRARIES = {"transformers": "transformers", "onnx": "optimum", "openvino": "optimum"}
 INSTALLS = {
     "transformers": "pip install torch transformers pillow",
@@ -68,7 +68,7 @@ def render_card(report: Report, pictures: Sequence[Picture]) -> str:
         has_intervals=any(row.compressed.low is not None for row in rows),
         has_fidelity=any(row.source is None for row in quality),
         pictures=[{"alt": plain(picture.alt), "path": picture.path} for picture in pictures],
-        install=INSTALLS[report.artifact.format] + " hfcompress" * report.artifact.imports_hfcompress,
+        install=_install(report.artifact),
         imports_hfcompress=report.artifact.imports_hfcompress,
         snippet=_fence("python", _snippet(report.artifact)),
         steps=[_step(step) for step in report.steps],
@@ -95,11 +95,13 @@ def card_metadata(report: Report) -> ModelCardData:
     """
     source, artifact = report.source, report.artifact
     base = source.id if source.on_hub and _is_repo_id(source.id) else None
-    quantized = any(step.use == "quantize" for step in report.steps)
+    quantized = any(step.use in {"cast", "quantize"} for step in report.steps)
     tags = ["hfcompress", *(STEP_TAGS[step.use] for step in report.steps if step.use in STEP_TAGS)]
     if artifact.format != "transformers":
         tags.append(artifact.format)
-    if {"onnx/model_quantized.onnx", "onnx/model.onnx"} & artifact.files.keys():
+    tags += [name for name in map(_distribution, artifact.requires) if name not in INSTALLS["transformers"].split()]
+    tags += filter(None, [artifact.dtype])
+    if {f"onnx/{name}.onnx" for name in ("model", "model_fp16", "model_quantized")} & artifact.files.keys():
         tags.append("transformers.js")  # it finds its models there and nowhere else
     results = [_result(row) for row in report.measurements if row.task and row.source is not None]
     return ModelCardData(
@@ -363,6 +365,26 @@ def _reproduce(environment: dict[str, str | int]) -> str:
     return "hfcompress run recipe.yaml" + (f"  # hfcompress {version}" if version else "")
 
 
+def _install(artifact: ArtifactRecord) -> str:
+    """Return the command that installs what loading takes."""
+    wanted = {_distribution(line): f'"{line}"' for line in artifact.requires}
+    words = [wanted.pop(word, word) for word in INSTALLS[artifact.format].split(" ")]
+    return " ".join([*words, *wanted.values(), *(["hfcompress"] if artifact.imports_hfcompress else [])])
+
+
+def _distribution(requirement: str) -> str:
+    return re.split(r"[<>=!~ \[]", requirement, maxsplit=1)[0]
+
+
+_TOWER = re.compile(r"((?:vision|audio|text)_model)(?:_\w+)?\.onnx", re.ASCII)
+"""File of a tower that stands alone, and the name of what it holds."""
+_TOWERS_RUN = [
+    'images = vision_model(pixel_values=inputs["pixel_values"]).image_embeds',
+    "texts = text_model(**{name: inputs[name] for name in text_model.input_names}).text_embeds",
+    "logits = 100 * images @ texts.T  # cosines, scaled as CLIP's training scales them",
+]
+
+
 def _snippet(artifact: ArtifactRecord) -> str:
     """Return code that loads the artifact with the class a user would use and, for a task we know, runs it."""
     module, _, name = artifact.load_with.rpartition(".")
@@ -376,26 +398,29 @@ def _snippet(artifact: ArtifactRecord) -> str:
         else 'model_id = "."  # the folder of this card'
     )
     graphs = [path.rpartition("/")[2] for path in artifact.files if path.endswith(".onnx")]
-    graph = f', file_name="{graphs[0]}"' if len(graphs) == 1 and graphs[0] != "model.onnx" and _tag(graphs[0]) else ""
+    whole = [graph for graph in graphs if graph.startswith("model") and _tag(graph)]
+    graph = f', file_name="{whole[0]}"' if whole and whole[0] != "model.onnx" else ""
+    towers = [] if whole else [found for graph in graphs if (found := _TOWER.fullmatch(graph))]
     stock = module == "transformers"
     imports = [f"from transformers import {', '.join(sorted(['AutoProcessor', *([name] if stock else [])]))}"]
     imports += [] if stock else [f"from {module} import {name}"]
-    first = ["import hfcompress  # before loading: it makes the layers whose shapes no stock configuration says", ""]
+    first = ["import hfcompress  # before loading: it makes the layers that no stock configuration says", ""]
     first = first if artifact.imports_hfcompress else []
-    load = [
-        place,
-        f"model = {name}.from_pretrained(model_id{graph})",
-        "processor = AutoProcessor.from_pretrained(model_id)",
-    ]
+    typed = ', dtype="auto"' if artifact.dtype else ""  # version 4 of transformers would load it in float32
+    models = [f'{found[1]} = {name}.from_pretrained(model_id, file_name="{found[0]}")' for found in towers]
+    models = models or [f"model = {name}.from_pretrained(model_id{graph}{typed})"]
+    load = [place, *models, "processor = AutoProcessor.from_pretrained(model_id)"]
     if artifact.pipeline_tag != "zero-shot-image-classification":
         return "\n".join([*first, *sorted(imports), "", *load])
     indent = "    " if stock else ""
+    logits = [f"{indent}logits = model(**inputs).logits_per_image"] if not towers else _TOWERS_RUN
     run = [
         'image = Image.new("RGB", (224, 224), "white")  # your own: Image.open("picture.jpg").convert("RGB")',
         'labels = ["a photo of a cat", "a photo of a dog"]',
         'inputs = processor(text=labels, images=image, padding=True, return_tensors="pt")',
+        *(['inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)'] if artifact.dtype else []),
         *(["with torch.inference_mode():"] if stock else []),
-        f"{indent}logits = model(**inputs).logits_per_image",
+        *logits,
         "for label, probability in zip(labels, logits.softmax(dim=-1)[0].tolist()):",
         '    print(f"{label}: {probability:.3f}")',
     ]

@@ -165,10 +165,12 @@ def source_record(source: Source, forecast: Forecast) -> SourceRecord:
 
 def artifact_record(recipe: Recipe, artifact: Checkpoint, repo: str | None) -> ArtifactRecord:
     """Return what the report says of the artifact; its files are those that loading needs."""
-    from hfcompress.anatomy import load_config
+    from hfcompress.anatomy import dtype_of, load_config
     from hfcompress.narrowing import record_in
+    from hfcompress.quantized import quantization_method, readers
 
     config = load_config(artifact.path)
+    in_torch, dtype = artifact.format == "transformers", str(dtype_of(config)).removeprefix("torch.")
     return ArtifactRecord(
         path=".",
         format=artifact.format,
@@ -181,7 +183,9 @@ def artifact_record(recipe: Recipe, artifact: Checkpoint, repo: str | None) -> A
         pipeline_tag=recipe.evaluate[0].task if recipe.evaluate else None,
         architecture=_architecture(config),
         repo=repo,
-        imports_hfcompress=artifact.format == "transformers" and record_in(config) is not None,
+        imports_hfcompress=in_torch and record_in(config) is not None,
+        requires=readers(quantization_method(config)) if in_torch else (),
+        dtype=dtype if in_torch and dtype != "float32" else None,
     )
 
 

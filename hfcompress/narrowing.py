@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hfcompress.errors import CheckpointError
 from hfcompress.narrow_layers import NARROW_CLASSES
+from hfcompress.quantized import QUANT_METHOD, quantization_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,10 +31,7 @@ if TYPE_CHECKING:
 
     from hfcompress.narrow_layers import ChannelRanges, NarrowConv1D, NarrowLinear
 
-__all__ = ["QUANT_METHOD", "NarrowModule", "NarrowRecord", "narrow", "record_in", "with_record"]
-
-QUANT_METHOD = "hfcompress"
-"""Name under which transformers looks for whoever rebuilds the layers."""
+__all__ = ["NarrowModule", "NarrowRecord", "narrow", "record_in", "with_record"]
 
 _VERSION = 1
 
@@ -70,11 +68,18 @@ class NarrowModule(BaseModel):
 
 
 class NarrowRecord(BaseModel):
-    """Every module whose shapes are not those of the stock model of the configuration, by its dotted name."""
+    """What stands in the place of a quantization config, which is the only one that a configuration has.
+
+    Attributes:
+        modules: Every module whose shapes are not those of the stock model of the configuration, by its dotted name.
+        weights: The quantization config of transformers that would stand here without the record, where the weights
+            are quantized.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     modules: dict[str, NarrowModule]
+    weights: dict[str, Any] | None = None
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> NarrowRecord:
@@ -112,7 +117,7 @@ def record_in(config: PretrainedConfig) -> NarrowRecord | None:
     Raises:
         CheckpointError: It carries one that cannot be read.
     """
-    fields = _quantization(config)
+    fields = quantization_fields(config)
     return NarrowRecord.from_dict(fields) if fields.get("quant_method") == QUANT_METHOD else None
 
 
@@ -122,7 +127,7 @@ def with_record(config: PretrainedConfig, record: NarrowRecord | None) -> Pretra
     Raises:
         CheckpointError: The configuration is of a model that somebody else's method quantized.
     """
-    method = _quantization(config).get("quant_method", QUANT_METHOD)
+    method = quantization_fields(config).get("quant_method", QUANT_METHOD)
     if method != QUANT_METHOD:
         msg = f"this model is quantized with {method!r}, and a configuration has one place for what was quantized"
         raise CheckpointError(msg)
@@ -132,14 +137,6 @@ def with_record(config: PretrainedConfig, record: NarrowRecord | None) -> Pretra
     elif hasattr(config, "quantization_config"):
         del config.quantization_config
     return config
-
-
-def _quantization(config: PretrainedConfig) -> dict[str, Any]:
-    """Return the field as a dictionary: transformers makes it an object in configurations that it has loaded from."""
-    fields = getattr(config, "quantization_config", None)
-    if fields is None:
-        return {}
-    return dict(fields) if isinstance(fields, dict) else dict(fields.to_dict())
 
 
 def narrow(model: torch.nn.Module, record: NarrowRecord) -> None:

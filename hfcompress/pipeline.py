@@ -51,7 +51,8 @@ def plan(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[st
             it, or a step needs an extra that is not installed.
         HubError: The Hub refused or could not be reached.
     """
-    from hfcompress.anatomy import load_config, meta_model
+    from hfcompress.anatomy import dtype_of, load_config, meta_model
+    from hfcompress.quantized import require_float
 
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     steps = [spec.build() for spec in recipe.steps]
@@ -60,9 +61,10 @@ def plan(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[st
         source = resolve_model(recipe.model.id, recipe.model.revision)
         config = load_config(source.path)
         parameters = meta_model(config).num_parameters()
-    forecasts = [Forecast(config, "transformers", parameters, 4 * parameters)]
+    forecasts = [Forecast(config, "transformers", parameters, dtype_of(config).itemsize * parameters)]
     for index, step in enumerate(steps):
         try:
+            require_float(forecasts[-1].config)
             forecasts.append(step.forecast(forecasts[-1]))
         except HfcompressError as error:
             raise _at(recipe, ("steps", index), error) from error

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["EXPORTS", "Picture", "draw_pictures", "shown"]
 
 SOURCE, PUBLISHED, RESULT, INK, GRID = "#0072B2", "#7F7F7F", "#D55E00", "#1A1A1A", "#D9D9D9"
-EXPORTS = {"onnx": "float32 ONNX", "openvino": "float32 OpenVINO", "transformers": "float32"}
+EXPORTS = {"onnx": "float32 ONNX", "openvino": "float32 OpenVINO", "transformers": "torch"}
 """What the source is called in the artifact's own runtime."""
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",

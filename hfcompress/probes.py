@@ -29,6 +29,7 @@ _SAMPLES = 4000
 """Length of a raw waveform, in samples."""
 _REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, AssertionError)
 """What models raise when inputs are not what they expect."""
+_LONGEST = ("max_position_embeddings", "max_target_positions")
 _CHANNELS = ("num_channels", "in_channels", "in_chans")
 _MODALITIES = (
     "input_ids",
@@ -77,7 +78,7 @@ class _Wish:
 
     def length(self, more: int = 0) -> int:
         """Return the length of a text with some tokens more; two less than the longest, for some count from two on."""
-        longest: int = self.get("max_position_embeddings", default=self.tokens + more + 2) - 2
+        longest: int = self.get(*_LONGEST, default=self.tokens + more + 2) - 2
         return min(self.tokens + more, longest)
 
     def normal(self, *shape: int) -> Tensor:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from hfcompress.contracts import Runtime, Step, Task
     from hfcompress.pruning.importance import Importance
+    from hfcompress.runtimes.onnx_export import Exporter
 
 __all__ = [
+    "EXPORTS",
     "IMPORTANCES",
     "QUANTIZERS",
     "REGISTRIES",
@@ -119,6 +121,7 @@ class Registry(Generic[T]):
 STEPS: Registry[type[Step]] = Registry(
     "step",
     {
+        "cast": "hfcompress.casting:Cast",
         "prune": "hfcompress.pruning.step:Prune",
         "quantize": "hfcompress.quantization.step:Quantize",
     },
@@ -136,11 +139,16 @@ RUNTIMES: Registry[type[Runtime]] = Registry(
     {
         "torch": "hfcompress.runtimes.pytorch:PyTorch",
         "onnxruntime": "hfcompress.runtimes.onnxruntime:OnnxRuntime",
+        "openvino": "hfcompress.runtimes.openvino:OpenVino",
     },
 )
 QUANTIZERS: Registry[type[Step]] = Registry(
     "quantizer",
-    {"onnxruntime": "hfcompress.quantization.onnxruntime:OnnxRuntimeQuantizer"},
+    {
+        "onnxruntime": "hfcompress.quantization.onnxruntime:OnnxRuntimeQuantizer",
+        "openvino": "hfcompress.quantization.openvino:OpenVinoQuantizer",
+        "torchao": "hfcompress.quantization.torchao:TorchAoQuantizer",
+    },
 )
 IMPORTANCES: Registry[Importance] = Registry(
     "importance",
@@ -153,4 +161,24 @@ IMPORTANCES: Registry[Importance] = Registry(
         "taylor": "hfcompress.pruning.importance:taylor",
     },
 )
-REGISTRIES: tuple[Registry[object], ...] = (STEPS, QUANTIZERS, IMPORTANCES, TASKS, RUNTIMES)  # type: ignore[assignment]
+EXPORTS: Registry[Exporter] = Registry(
+    "export",
+    {
+        "align": "hfcompress.runtimes.onnx_single_file:single_file",
+        "altclip": "hfcompress.runtimes.onnx_single_file:single_file",
+        "blip": "hfcompress.runtimes.onnx_blip:blip",
+        "blip-2": "hfcompress.runtimes.onnx_single_file:with_image_tokens",
+        "clap": "hfcompress.runtimes.onnx_single_file:single_file",
+        "metaclip_2": "hfcompress.runtimes.onnx_single_file:single_file",
+        "vision-text-dual-encoder": "hfcompress.runtimes.onnx_single_file:single_file",
+    },
+)
+"""Model type → how a model of it goes to ONNX, for the types that optimum's exporter does not know."""
+REGISTRIES: tuple[Registry[object], ...] = (  # type: ignore[assignment]
+    STEPS,
+    QUANTIZERS,
+    IMPORTANCES,
+    TASKS,
+    RUNTIMES,
+    EXPORTS,
+)

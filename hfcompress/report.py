@@ -130,6 +130,8 @@ class ArtifactRecord:
         repo: The Hub repository it is pushed to, where there is one.
         imports_hfcompress: Whether it loads only once hfcompress is imported: some of its shapes are ones that no
             stock configuration says.
+        requires: What must be installed to load it beside what its format always takes ("torchao>=0.18").
+        dtype: Type of a torch checkpoint's weights that is not float32 ("float16").
     """
 
     __pydantic_config__ = STRICT
@@ -142,6 +144,8 @@ class ArtifactRecord:
     architecture: str | None = None
     repo: str | None = None
     imports_hfcompress: bool = False
+    requires: tuple[str, ...] = ()
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,16 @@ def zero_twin(model: PreTrainedModel) -> PreTrainedModel:
 
 
 class _ZeroMap(torch.autograd.Function):
-    """A linear map with weights of zero, at no cost: it only says what it was made from."""
+    """A linear map with weights of zero, at no cost: it only says what it was made from.
+
+    Like a product, it fails with a `RuntimeError` on inputs of another width than its own.
+    """
 
     @staticmethod
     def forward(_: Any, inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - torch's context
+        if inputs.shape[-1] != weight.shape[-1]:
+            msg = f"a linear map of {weight.shape[-1]} channels is given {inputs.shape[-1]}"
+            raise RuntimeError(msg)
         return inputs.new_zeros(*inputs.shape[:-1], weight.shape[0])
 
 

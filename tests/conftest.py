@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -50,11 +51,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Skip, with the reason, what needs an extra that is not installed."""
-    missing = [extra for extra, module in EXTRAS.items() if not _importable(module)]
+    missing = {
+        extra: f"the extra {extra!r} is not installed" for extra, module in EXTRAS.items() if not _importable(module)
+    }
+    if version("transformers").startswith("4."):
+        missing.setdefault("torchao", "version 4 of transformers reads no weights of torchao from safetensors")
     for item in items:
-        for extra in missing:
+        for extra, reason in missing.items():
             if item.get_closest_marker(extra):
-                item.add_marker(pytest.mark.skip(reason=f"the extra {extra!r} is not installed"))
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_unconfigure() -> None:

@@ -56,7 +56,7 @@ def test_quantize_takes_calibration_rows(clip: Path, quickstart_folder: Path, tm
 
 def test_unknown_step(clip: Path, tmp_path: Path) -> None:
     """A step that nobody registered lists those that are."""
-    with pytest.raises(UnknownNameError, match=r"^there is no step 'prun' \(did you mean 'prune'\?\); known: prune"):
+    with pytest.raises(UnknownNameError, match=r"^there is no step 'prun' \(did you mean 'prune'\?\); known: cast"):
         hfcompress.apply_step("prun", clip, output=tmp_path / "out")
 
 

@@ -82,6 +82,15 @@ def test_sharded_weights_count_once(tmp_path: Path) -> None:
     assert parameters_of(tmp_path) == 30
 
 
+def test_scales_of_quantized_weights_do_not_count(tmp_path: Path) -> None:
+    """Values are weights, two in a byte where they are packed; what lies beside them, in whatever file, is none."""
+    packed = {"a._weight_qdata": torch.zeros(4, 8, dtype=torch.uint8), "b._weight_scale": torch.zeros(4, 1)}
+    plain = {"b._weight_qdata": torch.zeros(4, 8, dtype=torch.int8), "a._weight_scale": torch.zeros(4, 1)}
+    save_file({**packed, "a.bias": torch.zeros(4)}, tmp_path / "model-00001-of-00002.safetensors")
+    save_file({**plain, "c._weight_scale": torch.zeros(3)}, tmp_path / "model-00002-of-00002.safetensors")
+    assert parameters_of(tmp_path) == 64 + 32 + 4 + 3  # no values lie beside the last, so it is a weight of that name
+
+
 def test_threads_are_those_of_this_process() -> None:
     """There is at least one."""
     assert default_threads() >= 1

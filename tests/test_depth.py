@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from hfcompress.anatomy import load_config, meta_model, shapes_of
 from hfcompress.errors import ProofError, PruningError
+from hfcompress.outputs import run
 from hfcompress.probes import Probe, find_probes
 from hfcompress.pruning.block_choice import block_influence, block_pattern, choose_blocks
 from hfcompress.pruning.config_surgery import Fit, fit_config
@@ -23,7 +24,6 @@ from hfcompress.pruning.surgery import (
     compare_outputs,
     mask,
     rebuild,
-    run,
     slice_shapes,
     slice_state,
 )

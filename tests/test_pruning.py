@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from hfcompress.anatomy import load_config, load_model, meta_model
 from hfcompress.contracts import Checkpoint, Forecast, Rows, StepContext
 from hfcompress.errors import CheckpointError, DataError, ProofError, PruningError
+from hfcompress.outputs import run
 from hfcompress.probes import find_probes
 from hfcompress.pruning.axes import Axis
 from hfcompress.pruning.plan import kept_units, plan_pruning, tower_couplings
 from hfcompress.pruning.step import Prune, PruneOptions, TowerRatios
-from hfcompress.pruning.surgery import compare_outputs, mask, rebuild, run, slice_state
+from hfcompress.pruning.surgery import compare_outputs, mask, rebuild, slice_state
 
 MODEL = Path("recipes/quickstart/clip-digits")
 HALF = {"all": TowerRatios(ffn=0.5)}

@@ -11,19 +11,19 @@ from pydantic import BaseModel
 
 import hfcompress
 from hfcompress.contracts import Runtime, Step, Task
-from hfcompress.registry import IMPORTANCES, QUANTIZERS, REGISTRIES, RUNTIMES, STEPS, TASKS
+from hfcompress.registry import EXPORTS, IMPORTANCES, QUANTIZERS, REGISTRIES, RUNTIMES, STEPS, TASKS
 
 OPTIONS = [
     pytest.param(
         registry,
         name,
         id=f"{registry.noun}-{name}",
-        marks=[getattr(pytest.mark, name)] if (registry, name) == (RUNTIMES, "onnxruntime") else [],
+        marks=[pytest.mark.onnxruntime] if registry is EXPORTS or (registry, name) == (RUNTIMES, "onnxruntime") else [],
     )
     for registry in REGISTRIES
     for name in registry
 ]
-"""Every registered name; a runtime's module imports the runtime itself, so those need their extra."""
+"""Every registered name; the modules of runtimes and exports import the runtime itself, so those need their extra."""
 
 
 def test_all_is_what_is_public() -> None:

@@ -1,6 +1,9 @@
 """Promises of the model with few blocks, on which `inspect` tries things."""
 
-from hfcompress.anatomy import meta_model
+import pytest
+from transformers import CLIPConfig, PretrainedConfig, WhisperConfig
+
+from hfcompress.anatomy import meta_model, shapes_of
 from hfcompress.pruning.depth import find_stacks
 from hfcompress.pruning.shallow import shallow
 from tests.families import FAMILIES
@@ -19,3 +22,34 @@ def test_what_no_configuration_says_stays() -> None:
     found = shallow(FAMILIES["clipseg"].config())
     assert "no field of the configuration" in found.obstacles["decoder.layers"]
     assert found.left.keys() == found.depths.keys() - {"decoder.layers"}
+
+
+LARGE_IMAGES = CLIPConfig(architectures=["CLIPModel"], vision_config={"image_size": 224, "patch_size": 16})
+LONG_SOUNDS = WhisperConfig(
+    architectures=["WhisperModel"],
+    vocab_size=64,
+    pad_token_id=1,
+    d_model=16,
+    encoder_attention_heads=2,
+    decoder_attention_heads=2,
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "expected"),
+    [(LARGE_IMAGES, "vision_config.image_size", 64), (LONG_SOUNDS, "max_source_positions", 16)],
+    ids=["image", "sound"],
+)
+def test_inputs_are_small(config: PretrainedConfig, field: str, expected: int) -> None:
+    """Images and sounds are made smaller in the copy alone, and no shape but those of positions follows them."""
+    part, _, name = field.rpartition(".")
+    before = getattr(getattr(config, part) if part else config, name)
+    found = shallow(config).config
+    whole, small = shapes_of(meta_model(config)), shapes_of(meta_model(found))
+
+    assert getattr(getattr(found, part) if part else found, name) == expected
+    assert getattr(getattr(config, part) if part else config, name) == before
+    assert {key.split(".")[-2] for key in small if small[key] != whole[key]} <= {
+        "position_embedding",
+        "embed_positions",
+    }

@@ -21,13 +21,13 @@ import torch
 
 from hfcompress.anatomy import meta_model, shapes_of
 from hfcompress.errors import PruningError
+from hfcompress.outputs import run
 from hfcompress.probes import Probe, find_probes
 from hfcompress.pruning.config_edits import apply_edits
 from hfcompress.pruning.config_surgery import fit_config
 from hfcompress.pruning.depth import blocks_of, drop_blocks, traits, varying_traits
 from hfcompress.pruning.layer_fields import count_edits, count_field, indexed_blocks
 from hfcompress.pruning.skipping import hidden_states, skipped
-from hfcompress.pruning.surgery import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

@@ -19,12 +19,13 @@ from huggingface_hub.errors import StrictDataclassError
 
 from hfcompress.anatomy import meta_model, model_class, shapes_of
 from hfcompress.errors import CheckpointError, ProofError, PruningError
+from hfcompress.outputs import run
 from hfcompress.probes import find_probes
 from hfcompress.pruning.config_edits import Edit, apply_edits, fields, holders
 from hfcompress.pruning.depth import Blocks, blocks_of, drop_blocks, traits, varying_traits
 from hfcompress.pruning.layer_fields import count_edits, derived_edits, index_edits, known_counts, unsettled
 from hfcompress.pruning.skipping import run_features, shared_outputs, skip_blocks
-from hfcompress.pruning.surgery import compare_outputs, rebuild, run
+from hfcompress.pruning.surgery import compare_outputs, rebuild
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

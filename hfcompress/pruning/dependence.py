@@ -22,12 +22,11 @@ from huggingface_hub.errors import StrictDataclassError
 
 from hfcompress.anatomy import find_towers, meta_model, shapes_of, sub_configs
 from hfcompress.errors import CheckpointError
-from hfcompress.probes import find_probes
 from hfcompress.pruning.attention import attention_couplings
 from hfcompress.pruning.config_surgery import Edit
 from hfcompress.pruning.coupling import Coupling, Member, enclosing_stack, layer_parameters
 from hfcompress.pruning.graph import feed_forward_couplings
-from hfcompress.twin import zero_twin
+from hfcompress.twin import probes_of, zero_twin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     """A parameter and one of its dimensions."""
 
 __all__ = [
+    "REFUSALS",
     "Dependence",
     "Slot",
     "Source",
@@ -52,9 +52,10 @@ __all__ = [
     "places_of",
     "reread",
     "source_of",
+    "sub_parts",
 ]
 
-_REFUSALS = (CheckpointError, StrictDataclassError, ValueError, TypeError, KeyError, AttributeError)
+REFUSALS = (CheckpointError, StrictDataclassError, ValueError, TypeError, KeyError, AttributeError)
 """What a configuration raises on fields that contradict each other."""
 
 
@@ -121,7 +122,7 @@ def _look(config: PretrainedConfig) -> Source:
         model,
         shapes_of(model),
         _buffers(model),
-        frozenset(probe.module for probe in find_probes(twin)),
+        frozenset(probe.module for probe in probes_of(twin)),
         _heads(model, twin),
         feed_forward_couplings(model, twin),
         tuple(inside),
@@ -154,15 +155,16 @@ def _heads(model: PreTrainedModel, twin: PreTrainedModel) -> dict[str, Coupling]
     return found
 
 
-def _parts(config: PretrainedConfig, path: str = "") -> Iterator[tuple[str, PretrainedConfig]]:
+def sub_parts(config: PretrainedConfig, path: str = "") -> Iterator[tuple[str, PretrainedConfig]]:
+    """Yield a configuration and those inside of it, each with its dotted path."""
     yield path, config
     for key, part in sub_configs(config).items():
-        yield from _parts(part, f"{path}.{key}" if path else key)
+        yield from sub_parts(part, f"{path}.{key}" if path else key)
 
 
 def _slots(config: PretrainedConfig) -> Iterator[Slot]:
     """Yield every integer of a configuration."""
-    for part, holder in _parts(config):
+    for part, holder in sub_parts(config):
         for field, value in vars(holder).items():
             if field.startswith("_") or field.endswith(("_id", "_ids", "_token_index")):
                 continue
@@ -191,7 +193,7 @@ def model_of(config: PretrainedConfig, edits: Sequence[Edit]) -> PreTrainedModel
     """Build the model of an edited configuration on the meta device."""
     try:
         return meta_model(reread(config, edits))
-    except _REFUSALS as error:
+    except REFUSALS as error:
         changed = ", ".join(map(str, edits))
         msg = f"no model can be built with {changed} ({error})"
         raise Unfit(msg) from error
@@ -348,7 +350,7 @@ def _widths(coupling: Coupling) -> Counter[tuple[str, str, int]]:
 def _require_runs(source: Source, wide: PreTrainedModel, fields: tuple[Slot, ...]) -> None:
     """Make sure that the parts of a wider model still fit together."""
     try:
-        probed = frozenset(probe.module for probe in find_probes(zero_twin(wide)))
+        probed = frozenset(probe.module for probe in probes_of(zero_twin(wide)))
     except CheckpointError:
         probed = frozenset()
     if probed != source.probed:

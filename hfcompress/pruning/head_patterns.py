@@ -33,15 +33,47 @@ def leaves_of(tensor: Tensor) -> list[Tensor]:
 
 def touched(outputs: Tensor, leaves: list[Tensor], generator: torch.Generator) -> list[Tensor]:
     """Return, for each leaf, which of its entries each head depends on: bool, of shape (heads, *leaf)."""
-    found = []
+    totals = []
     for head in outputs.unbind(-3):
         weights = torch.randn(head.shape, generator=generator).to(head.dtype)
-        total = torch.where(head.isfinite(), head * weights, 0.0).sum()
-        found.append(torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True))
-    return [
-        torch.stack([torch.zeros_like(leaf) if one is None else one for one in gradients]) != 0
-        for leaf, gradients in zip(leaves, zip(*found, strict=True), strict=True)
-    ]
+        totals.append(torch.where(head.isfinite(), head * weights, 0.0).sum())
+    found = _told_apart(totals, leaves)
+    shared = [index for index, pattern in enumerate(found) if pattern is None]
+    if shared:
+        rest = [leaves[index] for index in shared]
+        slopes = [_slopes(total, rest) for total in totals]
+        for index, of_heads in zip(shared, zip(*slopes, strict=True), strict=True):
+            found[index] = torch.stack(of_heads) != 0
+    return [pattern for pattern in found if pattern is not None]
+
+
+def _told_apart(totals: list[Tensor], leaves: list[Tensor]) -> list[Tensor | None]:
+    """Return the patterns of those leaves each of whose entries one head depends on at most, `None` for the others.
+
+    Three derivatives tell, however many heads there are: of the sum over heads, of the sum in which each head counts
+    by a power of two of its own, and by the inverse of that. Powers of two leave the digits as they are, so where the
+    other two are the first one times the factors of one head, that head is the only one.
+    """
+    powers = torch.arange(len(totals)) - len(totals) // 2
+    plain, up, down = (
+        _slopes(torch.stack(totals) @ factors.to(totals[0].dtype), leaves)
+        for factors in (torch.ones(len(totals)), 2.0**powers, 2.0**-powers)
+    )
+    found: list[Tensor | None] = []
+    for slope, more, less in zip(plain, up, down, strict=True):
+        power = (more / slope).abs().log2().nan_to_num(0.0, 0.0, 0.0).round().clamp(powers[0], powers[-1])
+        if torch.equal(slope * 2.0**power, more) and torch.equal(slope * 2.0**-power, less):
+            is_touched = slope != 0
+            found.append(torch.stack([is_touched & (power == one) for one in powers]))
+        else:
+            found.append(None)
+    return found
+
+
+def _slopes(total: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    """Return the derivatives by each leaf, zeros where there is no way to it."""
+    slopes = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, slopes, strict=True)]
 
 
 def over(pattern: Tensor, dimension: int) -> Tensor:

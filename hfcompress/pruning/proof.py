@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from hfcompress.anatomy import load_model
 from hfcompress.errors import ProofError
+from hfcompress.outputs import run
 from hfcompress.pruning.skipping import run_features, shared_outputs
-from hfcompress.pruning.surgery import compare_outputs, rebuild, run
+from hfcompress.pruning.surgery import compare_outputs, rebuild
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hfcompress.errors import ProofError, PruningError
+from hfcompress.outputs import run
 from hfcompress.probes import Probe, find_probes
 from hfcompress.pruning.compensation import complement
 from hfcompress.pruning.coupling import layer_parameters
@@ -24,7 +25,6 @@ from hfcompress.pruning.surgery import (
     mask,
     narrow_norm,
     removed_channels,
-    run,
     unit_rows,
 )
 from hfcompress.registry import IMPORTANCES

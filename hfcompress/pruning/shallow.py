@@ -1,6 +1,8 @@
-"""The same model with few blocks: what can be said of its heads, hidden units and width is found there in seconds.
+"""The same model with few blocks, on small inputs: what can be said of its heads, units and width is found in seconds.
 
-A stack is shortened where all its blocks have the same shapes, so that those that stay stand for those that go.
+A stack is shortened where all its blocks have the same shapes, so that those that stay stand for those that go. Images
+and sounds are made smaller where the same parts of the model still run on them: no head, unit or channel depends on how
+many positions there are.
 """
 
 from __future__ import annotations
@@ -11,15 +13,17 @@ from typing import TYPE_CHECKING
 
 from hfcompress.anatomy import meta_model
 from hfcompress.errors import CheckpointError, PruningError
+from hfcompress.pruning.config_edits import Edit
+from hfcompress.pruning.dependence import REFUSALS, reread, sub_parts
 from hfcompress.pruning.depth import blocks_of, find_stacks
 from hfcompress.pruning.depth_pass import Shortening, fit_depth, last_blocks
+from hfcompress.twin import probes_of, zero_twin
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from hfcompress.pruning.config_edits import Edit
     from hfcompress.pruning.depth import Stack
     from hfcompress.pruning.passes import Outcome
 
@@ -27,6 +31,9 @@ __all__ = ["Shallow", "shallow"]
 
 _FEW = 2
 """Blocks that stay; a single one is no stack any more."""
+
+_SIDES = (4, 16)
+"""Patches along a side of a small image, the fewest first: some models pool several into one."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,34 @@ def shallow(config: PretrainedConfig) -> Shallow:
     if len(found.obstacles) > 1:
         # one field may say of several stacks how deep they are
         found = _shorter(found, [stack for stack in stacks if stack.name in found.obstacles])
-    return found
+    return replace(found, config=_with_small_inputs(found.config))
+
+
+def _with_small_inputs(config: PretrainedConfig) -> PretrainedConfig:
+    """Return a configuration of smaller images and shorter sounds on which the same parts of the model run, if any."""
+    for side in _SIDES:
+        if not (edits := list(_smaller_inputs(config, side))):
+            return config
+        small = reread(config, edits)
+        with suppress(*REFUSALS):
+            if _probed(small) == _probed(config):
+                return small
+    return config
+
+
+def _smaller_inputs(config: PretrainedConfig, side: int) -> Iterator[Edit]:
+    for part, holder in sub_parts(config):
+        image, patch = getattr(holder, "image_size", None), getattr(holder, "patch_size", None)
+        if isinstance(image, int) and isinstance(patch, int) and image > side * patch:
+            yield Edit(part, "image_size", image, side * patch)
+        positions = getattr(holder, "max_source_positions", None)
+        if isinstance(positions, int) and positions > side**2:
+            yield Edit(part, "max_source_positions", positions, side**2)
+
+
+def _probed(config: PretrainedConfig) -> set[str]:
+    """Return the parts of a model that run on inputs made from its configuration."""
+    return {probe.module for probe in probes_of(zero_twin(meta_model(config)))}
 
 
 def _shorter(found: Shallow, group: Sequence[Stack]) -> Shallow:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from hfcompress.errors import PruningError
+from hfcompress.outputs import run
 from hfcompress.probes import Probe
 from hfcompress.pruning.depth import blocks_of
-from hfcompress.pruning.surgery import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

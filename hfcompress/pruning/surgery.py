@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from hfcompress.probes import Probe
     from hfcompress.pruning.coupling import Coupling, Member
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
     "parameter_matrix",
     "rebuild",
     "removed_channels",
-    "run",
     "slice_shapes",
     "slice_state",
     "sliced_parameters",
@@ -230,27 +228,6 @@ def rebuild(config: PretrainedConfig, state: dict[str, torch.Tensor]) -> PreTrai
 
 
 @torch.no_grad()
-def run(model: PreTrainedModel, probes: Iterable[Probe]) -> dict[str, torch.Tensor]:
-    """Run forward passes and return every floating-point output by its path ("vision_model_output.pooler_output")."""
-    found: dict[str, torch.Tensor] = {}
-
-    def collect(path: str, item: object) -> None:
-        if isinstance(item, torch.Tensor):
-            if item.is_floating_point():
-                found[path] = item.detach().float()
-        elif isinstance(item, dict):
-            for key, value in item.items():
-                collect(f"{path}.{key}" if path else str(key), value)
-        elif isinstance(item, (list, tuple)):
-            for index, value in enumerate(item):
-                collect(f"{path}[{index}]", value)
-
-    for probe in probes:
-        torch.manual_seed(0)  # some models draw a permutation of their patches
-        collect(probe.module, model.get_submodule(probe.module)(**probe.inputs))
-    return found
-
-
 def compare_outputs(
     expected: Mapping[str, torch.Tensor],
     got: Mapping[str, torch.Tensor],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from hfcompress.anatomy import meta_model, shapes_of
 from hfcompress.errors import PruningError
 from hfcompress.narrowing import record_in, with_record
+from hfcompress.outputs import run
 from hfcompress.probes import Probe, find_probes
 from hfcompress.pruning import surgery
 from hfcompress.pruning.allocation import (
@@ -203,7 +204,7 @@ class UnitsPass(Pass):
         calibration = bench.calibration(model)
         batches = calibration.batches if calibration is not None else ()
         probes = [Probe("", dict(batch)) for batch in batches] or list(find_probes(model, seed=bench.seed))
-        reference = [surgery.run(model, [probe]) for probe in probes]
+        reference = [run(model, [probe]) for probe in probes]
         curves: dict[Place, list[tuple[float, float]]] = {}
         savings: dict[Place, float] = {}
         for place in dict.fromkeys(map(place_of, cuts)):
@@ -230,8 +231,7 @@ class UnitsPass(Pass):
         kept = selection.apply(cuts, bench.progress)
         surgery.mask(trial, [removal for cut, units in zip(cuts, kept, strict=True) for removal in cut.removals(units)])
         errors = [
-            relative_error(expected, surgery.run(trial, [probe]))
-            for probe, expected in zip(probes, reference, strict=True)
+            relative_error(expected, run(trial, [probe])) for probe, expected in zip(probes, reference, strict=True)
         ]
         return sum(errors) / len(errors)
 

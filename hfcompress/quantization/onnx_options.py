@@ -71,6 +71,9 @@ class OnnxRuntimeOptions(CalibratedOptions, CorrectionOptions):
     exclude: tuple[str, ...] = Field(
         (), description="Patterns of node names (`*/mlp/fc2/*`) that stay in float; each must match a node."
     )
+    layout: Literal["combined", "towers", "both"] = Field(
+        "combined", description="A dual encoder as one graph, as one for each tower, or both."
+    )
     optimize: Literal["O1", "O2", "O3"] | None = Field(
         None,
         description="Fuse nodes before quantization with optimum's ORTOptimizer: O1 general, O2 for transformers, O3 "

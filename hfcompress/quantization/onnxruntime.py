@@ -54,7 +54,7 @@ class OnnxRuntimeQuantizer(Step):
         from hfcompress.quantization.graph_quantizer import quantizable_operators
         from hfcompress.quantization.weight_bytes import weight_bytes
         from hfcompress.registry import did_you_mean
-        from hfcompress.runtimes.onnxruntime import export_task
+        from hfcompress.runtimes.onnxruntime import check_layout, export_task
 
         options = self.options
         known = quantizable_operators(options.mode)
@@ -66,6 +66,7 @@ class OnnxRuntimeQuantizer(Step):
                 )
                 raise QuantizationError(msg)
         task = export_task(before.config)
+        check_layout(before.config, options.layout)
         changes = [f"export to ONNX ({task})"]
         if options.optimize is not None:
             from hfcompress.quantization.onnx_optimizer import check_optimizable
@@ -80,10 +81,11 @@ class OnnxRuntimeQuantizer(Step):
         changes.extend(options.correction_words())
         if options.exclude:
             changes.append(f"but for the nodes that `exclude` names ({', '.join(options.exclude)})")
+        copies = 2 if options.layout == "both" else 1
         return replace(
             before,
             format="onnx",
-            size_bytes=count.size_bytes + 4 * max(before.parameters - count.weights, 0),
+            size_bytes=copies * (count.size_bytes + 4 * max(before.parameters - count.weights, 0)),
             changes=tuple(changes),
         )
 
@@ -98,7 +100,7 @@ class OnnxRuntimeQuantizer(Step):
             msg = "static quantization needs calibration rows"
             raise QuantizationError(msg)
         with tempfile.TemporaryDirectory(dir=output) as scratch:
-            exported = OnnxRuntime().export(checkpoint, Path(scratch) / "float32")
+            exported = OnnxRuntime().export(checkpoint, Path(scratch) / "float32", options.layout)
             graphs = {graph.name: graph for graph in sorted((exported.path / ONNX_FOLDER).glob("*.onnx"))}
             self._optimize(exported, graphs)
             for graph in graphs.values():

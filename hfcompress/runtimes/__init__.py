@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from hfcompress.contracts import Checkpoint, Format, Runtime
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["checkpoint_at", "runtime_of"]
+
+# Importing OpenVINO or NNCF sends usage statistics over the network, unless this optional module of theirs is absent.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # how Python marks a module as absent
 
 _RUNTIMES: dict[Format, str] = {"transformers": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
 

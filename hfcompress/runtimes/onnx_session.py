@@ -18,15 +18,7 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     RuntimeError,
     ValueError,
-    state.EPFail,
-    state.Fail,
-    state.InvalidArgument,
-    state.InvalidGraph,
-    state.InvalidProtobuf,
-    state.NoModel,
-    state.NoSuchFile,
-    state.NotImplemented,
-    state.RuntimeException,
+    *(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)),
 )
 """What ONNX Runtime raises when it cannot open or run a graph."""
 

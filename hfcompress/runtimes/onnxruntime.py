@@ -2,54 +2,81 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import onnxruntime
-import optimum.onnxruntime
-from optimum.exporters.onnx import main_export
-from optimum.exporters.tasks import TasksManager
+from optimum.onnxruntime import ORTModelForCustomTasks
 
 from hfcompress.anatomy import copy_processor, load_config, model_class
 from hfcompress.contracts import Checkpoint, Format, Model, Runtime
 from hfcompress.errors import CheckpointError, QuantizationError
 from hfcompress.inputs import load_processor
 from hfcompress.narrowing import with_record
+from hfcompress.runtimes.onnx_export import export_graphs, export_task, is_dual_encoder, route
+from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
+from hfcompress.runtimes.onnx_towers import Layout, lay_out, tower_graphs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
-    import numpy as np
     from optimum.onnxruntime import ORTModel
     from transformers import PretrainedConfig
 
-__all__ = ["ONNX_FOLDER", "OnnxRuntime", "export_task"]
+__all__ = ["ONNX_FOLDER", "OnnxRuntime", "check_layout", "export_task", "load_stock"]
 
 ONNX_FOLDER = "onnx"
 """Folder of the graphs inside a checkpoint, where transformers.js and optimum look for them."""
 
-_GENERAL_TASK = "feature-extraction"
+_DECODER_IDS = "decoder_input_ids"
 
 
 class _OnnxRuntimeModel(Model):
+    """A model of one graph, or of an encoder and its decoders, in the stock class for it."""
+
     def __init__(self, path: Path, threads: int | None) -> None:
-        options = onnxruntime.SessionOptions()
-        if threads is not None:
-            options.intra_op_num_threads = threads
-            # idle workers that spin would slow down whatever runs beside this session
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        stock = _stock_class(load_config(path))
-        try:
-            self.stock = stock.from_pretrained(path, provider="CPUExecutionProvider", session_options=options)
-        except (OSError, ValueError, RuntimeError) as error:
-            msg = f"{stock.__name__} cannot load {path}: {error}"
-            raise CheckpointError(msg) from error
+        way = route(load_config(path))
+        self.stock = load_stock(path, threads)
         self.config = self.stock.config
         self.processor = load_processor(path)
-        self.inputs = frozenset(self.stock.input_names)
+        # the source may know its decoder's tokens by another name
+        forward = inspect.signature(model_class(self.config).forward).parameters
+        self._ids = _DECODER_IDS if _DECODER_IDS in forward else "input_ids"
+        self._fixed = {"use_cache": False} if way.has_several_files else {}
+        self.inputs = frozenset(
+            [*self.stock.encoder.input_names, self._ids] if way.has_several_files else self.stock.input_names
+        )
 
     def __call__(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        return {name: value for name, value in self.stock(**inputs).items() if value is not None}
+        given = _with_masks(inputs, self.inputs)
+        if self._fixed and self._ids in given:
+            given[_DECODER_IDS] = given.pop(self._ids)
+        outputs = self.stock(**given, **self._fixed)
+        return {name: value for name, value in outputs.items() if isinstance(value, np.ndarray)}
+
+
+class _Towers(Model):
+    """A dual encoder whose towers are graphs of their own, each in a stock class."""
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        self.config = load_config(path)
+        self.stock = {
+            output: _load(ORTModelForCustomTasks, path, threads, file_name=graph.name)
+            for output, graph in tower_graphs(path / ONNX_FOLDER).items()
+        }
+        self.processor = load_processor(path)
+        self.inputs = frozenset(name for tower in self.stock.values() for name in tower.input_names)
+
+    def __call__(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        """Run each tower whose inputs are given."""
+        given = _with_masks(inputs, self.inputs)
+        found: dict[str, np.ndarray[Any, Any]] = {}
+        for output, tower in self.stock.items():
+            if given.keys() >= set(tower.input_names):
+                found[output] = tower(**{name: given[name] for name in tower.input_names})[output]
+        return found
 
 
 class OnnxRuntime(Runtime):
@@ -59,88 +86,94 @@ class OnnxRuntime(Runtime):
     extra: ClassVar[str | None] = "onnxruntime"
 
     def load(self, path: Path, threads: int | None = None) -> Model:
-        """Load an export with the optimum class for its architecture."""
-        return _OnnxRuntimeModel(path, threads)
+        """Load an export with the optimum class for its architecture; towers that stand alone each with one."""
+        return _Towers(path, threads) if _is_towers(path) else _OnnxRuntimeModel(path, threads)
 
-    def export(self, checkpoint: Checkpoint, output: Path) -> Checkpoint:
-        """Export to ONNX in float32: graphs under `onnx/`, configuration and processor beside them."""
+    def export(self, checkpoint: Checkpoint, output: Path, layout: Layout = "combined") -> Checkpoint:
+        """Export to ONNX in float32: graphs under `onnx/`, configuration and processor beside them.
+
+        Args:
+            checkpoint: A transformers checkpoint, its weights in any type.
+            output: The folder for the export.
+            layout: A dual encoder in one graph, in one for each tower, or both.
+
+        Raises:
+            QuantizationError: Nobody exports the architecture, or it has no towers.
+        """
         config = load_config(checkpoint.path)
-        task = export_task(config)
-        graphs = output / ONNX_FOLDER
-        main_export(
-            str(checkpoint.path),
-            graphs,
-            task=task,
-            library_name="transformers",
-            do_validation=False,
-        )
-        for file in graphs.iterdir():
-            if not file.name.endswith((".onnx", ".onnx_data")):
-                file.unlink()
-        with_record(config, None).save_pretrained(
-            output
-        )  # the graphs have their shapes, and need no one to narrow them
+        check_layout(config, layout)
+        described = export_graphs(checkpoint.path, config, output / ONNX_FOLDER)
+        lay_out(output / ONNX_FOLDER, config, layout)
+        # the graphs have the shapes of the record, and need no one to narrow them
+        with_record(described, None).save_pretrained(output)
         copy_processor(checkpoint.path, output)
         return Checkpoint(output, "onnx")
 
     def describe(self, config: PretrainedConfig) -> str:
-        """Say under which task optimum exports the model."""
-        return f"exported by optimum as {export_task(config)}"
+        """Say under which task the model is exported, and by whose configuration."""
+        way = route(config)
+        by = "optimum" if way.export is None else "optimum, with an export of hfcompress's registry,"
+        return f"exported by {by} as {way.task}"
 
     def load_class(self, path: Path) -> str:
         """Return optimum's class for the architecture."""
-        return f"optimum.onnxruntime.{_stock_class(load_config(path)).__name__}"
+        stock = ORTModelForCustomTasks if _is_towers(path) else route(load_config(path)).stock
+        return f"optimum.onnxruntime.{stock.__name__}"
 
 
-def export_task(config: PretrainedConfig) -> str:
-    """Return the task under which optimum exports a model, the most specific one it has a class for.
+def load_stock(path: Path, threads: int | None = None) -> ORTModel:
+    """Load the graphs of an export that stand for the whole model, with the optimum class for its architecture.
+
+    Args:
+        path: The export: graphs under `onnx/`, configuration beside them.
+        threads: Threads that a call may use; all that the runtime wants by default.
 
     Raises:
-        QuantizationError: optimum has no export for the architecture; the text names what it does export.
+        CheckpointError: The class cannot load the graphs.
     """
-    return _candidates(config)[0][0]
+    way = route(load_config(path))
+    combined = sorted((path / ONNX_FOLDER).glob("model*.onnx"))
+    named = {"file_name": combined[0].name} if combined and not way.has_several_files else {}
+    return _load(way.stock, path, threads, **named)
 
 
-def _stock_class(config: PretrainedConfig) -> type[ORTModel]:
-    return _candidates(config)[0][1]
+def check_layout(config: PretrainedConfig, layout: Layout) -> None:
+    """Check that a model can be exported in a layout, from its configuration alone.
 
-
-def _candidates(config: PretrainedConfig) -> list[tuple[str, type[ORTModel]]]:
-    """Return every (task, class) under which optimum exports and loads the architecture, most specific first."""
-    supported = _supported_tasks(config)
-    architecture = model_class(config).__name__
-    found = [
-        (task, stock)
-        for stock in _stock_classes()
-        if stock.auto_model_class._model_mapping.get(type(config), type).__name__ == architecture  # noqa: SLF001
-        and (task := TasksManager.infer_task_from_model(stock.auto_model_class, library_name="transformers"))
-        in supported
-    ]
-    if not found:
-        tasks = ", ".join(supported)
-        msg = f"optimum exports {config.model_type!r} models ({tasks}), but has no class that loads a {architecture}"
-        raise QuantizationError(msg)
-    return sorted(found, key=lambda pair: pair[0] == _GENERAL_TASK)
-
-
-def _supported_tasks(config: PretrainedConfig) -> list[str]:
-    try:
-        return sorted(
-            TasksManager.get_supported_tasks_for_model_type(config.model_type, "onnx", library_name="transformers")
-        )
-    except KeyError as error:
-        known = TasksManager.get_supported_model_type_for_task("zero-shot-image-classification", "onnx")
+    Raises:
+        QuantizationError: It has no towers to export apart.
+    """
+    if layout != "combined" and not is_dual_encoder(config):
         msg = (
-            f"optimum's ONNX exporter has no export for {config.model_type!r} models; of the dual encoders it exports "
-            f"{', '.join(sorted(known))}"
+            f"`layout: {layout}` is for dual encoders, and a {model_class(config).__name__} is none; "
+            f"use `layout: combined`"
         )
-        raise QuantizationError(msg) from error
+        raise QuantizationError(msg)
 
 
-def _stock_classes() -> Iterator[type[ORTModel]]:
-    """Yield optimum's model classes that stand for one of transformers' auto classes."""
-    for name in dir(optimum.onnxruntime):
-        if name.startswith("ORTModelFor"):
-            stock = getattr(optimum.onnxruntime, name)
-            if getattr(stock.auto_model_class, "_model_mapping", None) is not None:
-                yield stock
+def _is_towers(path: Path) -> bool:
+    graphs = path / ONNX_FOLDER
+    return bool(tower_graphs(graphs)) and not any(graphs.glob("model*.onnx"))
+
+
+def _load(stock: type[ORTModel], path: Path, threads: int | None, **files: str) -> ORTModel:
+    options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+        # idle workers that spin would slow down whatever runs beside this session
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return stock.from_pretrained(path, provider="CPUExecutionProvider", session_options=options, **files)
+    except RUNTIME_ERRORS as error:
+        msg = f"{stock.__name__} cannot load {path}: {error}"
+        raise CheckpointError(msg) from error
+
+
+def _with_masks(inputs: Mapping[str, np.ndarray[Any, Any]], wanted: frozenset[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """Attend to everything where a mask is wanted and none is given, as torch models do."""
+    given = dict(inputs)
+    if "attention_mask" in wanted and "attention_mask" not in given:
+        masked = next((given[name] for name in ("input_ids", "input_features", "input_values") if name in given), None)
+        if masked is not None:
+            given["attention_mask"] = np.ones(masked.shape[:2], np.int64)
+    return given

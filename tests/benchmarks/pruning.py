@@ -326,13 +326,17 @@ COSTS = (("magnitude", "none", 0), ("obs", "least_squares", 128))
 """Importance, compensation and calibration pairs of each run on the large model."""
 
 MEASURED = """
-import json, resource, sys, time
+import json, pathlib, sys, time
 import datasets, torch, torch_pruning, transformers, hfcompress
 from transformers import CLIPModel, CLIPProcessor
 folder, output, rows, importance, compensate, threads = json.loads(sys.argv[1])
 torch.set_num_threads(threads)
+def peak_bytes():
+    # getrusage would tell the peak of the parent too, which a process inherits when it starts
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 calibration = None if rows is None else datasets.load_dataset("parquet", data_files=rows, split="train")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_bytes()
 started = time.perf_counter()
 hfcompress.prune(
     folder,
@@ -343,7 +347,7 @@ hfcompress.prune(
     compensate=compensate,
 )
 seconds = time.perf_counter() - started
-print(json.dumps([seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024]))
+print(json.dumps([seconds, peak_bytes() - before]))
 """
 
 
