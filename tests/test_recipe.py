@@ -87,7 +87,7 @@ BAD = [
     ),
     pytest.param(
         H + "steps:\n  - use: quantize\n    runtime: onnxruntime\n",
-        ["4:5: steps[0].mode: missing; expected one of 'dynamic', 'static'"],
+        ["4:5: steps[0].mode: missing; expected one of 'dynamic', 'static', 'weight_only'"],
         id="choice missing",
     ),
     pytest.param(
@@ -185,7 +185,7 @@ BAD = [
     ),
     pytest.param(
         H + "steps: [{use: quantize, runtime: onnxruntime, mode: dinamic}]\n",
-        ["3:47: steps[0].mode: got 'dinamic', expected one of 'dynamic', 'static' (did you mean 'dynamic'?)"],
+        ["3:47: steps[0].mode: got 'dinamic', expected one of 'dynamic', 'static', 'weight_only' (did you mean 'dynamic'?)"],
         id="choice",
     ),
     pytest.param(
