@@ -186,8 +186,10 @@ BAD = [
     pytest.param(
         H + "steps: [{use: quantize, runtime: onnxruntime, mode: dinamic}]\n",
         [
-            "3:47: steps[0].mode: got 'dinamic', expected one of 'dynamic', 'static', 'weight_only' "
-            "(did you mean 'dynamic'?)"
+            (
+                "3:47: steps[0].mode: got 'dinamic', expected one of 'dynamic', 'static', 'weight_only' "
+                "(did you mean 'dynamic'?)"
+            ),
         ],
         id="choice",
     ),
