@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -174,10 +173,6 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     return found
 
 
-_uninitialised = getattr(transformers.modeling_utils, "no_init_weights", nullcontext)
-"""Version 4 of transformers draws random weights on the meta device too, where it costs time and gives nothing."""
-
-
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
     """Build the model on the meta device: every shape, no memory; with the shapes of the record that `config` carries.
 
@@ -187,7 +182,7 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
     config = copy.deepcopy(config)
     config._attn_implementation = "eager"  # noqa: SLF001 - the only kernel whose every product autograd can see
     try:
-        with torch.device("meta"), _uninitialised():
+        with torch.device("meta"):
             model: PreTrainedModel = model_class(config)(config).eval()
     except _REFUSALS as error:
         msg = f"no {model_class(config).__name__} can be built from this config: {error}"

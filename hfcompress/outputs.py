@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
+@torch.no_grad()
 def run(model: PreTrainedModel, probes: Iterable[Probe]) -> dict[str, torch.Tensor]:
     """Run forward passes and return every floating-point output by its path ("vision_model_output.pooler_output").
 

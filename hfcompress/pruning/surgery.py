@@ -227,7 +227,6 @@ def rebuild(config: PretrainedConfig, state: dict[str, torch.Tensor]) -> PreTrai
     return model
 
 
-@torch.no_grad()
 def compare_outputs(
     expected: Mapping[str, torch.Tensor],
     got: Mapping[str, torch.Tensor],
