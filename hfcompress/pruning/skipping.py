@@ -141,6 +141,7 @@ class _Methods:
         return cast("Callable[..., object]", getattr(self._model, name))
 
 
+@torch.no_grad()
 def run_features(model: PreTrainedModel, probes: Iterable[Probe]) -> dict[str, torch.Tensor]:
     """Run the model's own `get_image_features` and the like, and return their outputs by path, as `surgery.run` does.
 
