@@ -84,7 +84,7 @@ class OnnxRuntimeQuantizer(Step):
         return replace(
             before,
             format="onnx",
-            size_bytes=copies * (count.size_bytes + 4 * max(before.parameters - count.weights, 0)),
+            size_bytes=copies * (count.size_bytes + count.other_bytes),
             changes=tuple(changes),
         )
 
