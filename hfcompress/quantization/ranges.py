@@ -256,8 +256,8 @@ def _finite(graph: str, calibrater: _MinMax) -> dict[str, TensorData]:
         first = next(name for node in calibrater.model.graph.node for name in node.input if name in calibrater.broken)
         msg = (
             f"the activation {first} of {graph} is not finite on the calibration rows, so it has no range to quantize "
-            "to; look for broken weights or for rows that overflow the model, or, where it holds attention scores under "
-            "a mask, take the operator that reads it out of `operators`"
+            "to; look for broken weights or for rows that overflow the model or, where it has attention scores under a "
+            "mask, take the operator that reads it out of `operators`"
         )
         raise QuantizationError(msg)
     return {name: _range(calibrater.lowest[name], calibrater.highest[name]) for name in calibrater.lowest}
