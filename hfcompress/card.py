@@ -12,20 +12,18 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # public, but not in an `__all__`
 from jinja2 import Environment, StrictUndefined, Template
 
-from hfcompress.errors import RunError
 from hfcompress.plots import EXPORTS, shown
 from hfcompress.report import describe_change, format_value
+from hfcompress.snippet import identifier, install_command, is_repo_id, loading_requirements, loading_snippet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from hfcompress.contracts import Json, Measurement, StepRecord, Value
     from hfcompress.plots import Picture
-    from hfcompress.report import ArtifactRecord, GateResult, Report
+    from hfcompress.report import GateResult, Report
 
 __all__ = ["card_metadata", "render_card"]
 
@@ -33,11 +31,6 @@ METRICS = {"zero_shot_accuracy": "accuracy", "word_error_rate": "wer", "characte
 """The Hub's ids of metrics, by ours."""
 STEP_TAGS = {"cast": "half-precision", "prune": "pruned", "quantize": "quantized"}
 LIBRARIES = {"transformers": "transformers", "onnx": "optimum", "openvino": "optimum"}
-INSTALLS = {
-    "transformers": "pip install torch transformers pillow",
-    "onnx": 'pip install "optimum-onnx[onnxruntime]" torch pillow',
-    "openvino": 'pip install "optimum-intel[openvino]" torch pillow',
-}
 NOTHING = "\u2013"
 DETAIL_LINES = 40
 LIST_ITEMS = 12
@@ -68,9 +61,9 @@ def render_card(report: Report, pictures: Sequence[Picture]) -> str:
         has_intervals=any(row.compressed.low is not None for row in rows),
         has_fidelity=any(row.source is None for row in quality),
         pictures=[{"alt": plain(picture.alt), "path": picture.path} for picture in pictures],
-        install=_install(report.artifact),
+        install=install_command(report.artifact),
         imports_hfcompress=report.artifact.imports_hfcompress,
-        snippet=_fence("python", _snippet(report.artifact)),
+        snippet=_fence("python", loading_snippet(report.artifact)),
         steps=[_step(step) for step in report.steps],
         gates=[_gate(gate) for gate in report.gates],
         source=_source(report),
@@ -94,22 +87,22 @@ def card_metadata(report: Report) -> ModelCardData:
     `datasets`, which the Hub shows as "used to train", holds only those that a step was calibrated with.
     """
     source, artifact = report.source, report.artifact
-    base = source.id if source.on_hub and _is_repo_id(source.id) else None
+    base = source.id if source.on_hub and is_repo_id(source.id) else None
     quantized = any(step.use in {"cast", "quantize"} for step in report.steps)
     tags = ["hfcompress", *(STEP_TAGS[step.use] for step in report.steps if step.use in STEP_TAGS)]
     if artifact.format != "transformers":
         tags.append(artifact.format)
-    tags += [name for name in map(_distribution, artifact.requires) if name not in INSTALLS["transformers"].split()]
+    tags += loading_requirements(artifact)
     tags += filter(None, [artifact.dtype])
     if {f"onnx/{name}.onnx" for name in ("model", "model_fp16", "model_quantized")} & artifact.files.keys():
         tags.append("transformers.js")  # it finds its models there and nowhere else
     results = [_result(row) for row in report.measurements if row.task and row.source is not None]
     return ModelCardData(
-        license=_tag(source.license),
-        license_name=_tag(source.license_name),
+        license=identifier(source.license),
+        license_name=identifier(source.license_name),
         license_link=source.license_link if _is_link(source.license_link) else None,
         library_name=LIBRARIES[artifact.format],
-        pipeline_tag=_tag(artifact.pipeline_tag),
+        pipeline_tag=identifier(artifact.pipeline_tag),
         tags=tags,
         base_model=base,
         base_model_relation=("quantized" if quantized else "finetune") if base else None,
@@ -156,21 +149,8 @@ def _template() -> Template:
     return environment.from_string(files("hfcompress").joinpath("card_template.md").read_text(encoding="utf-8"))
 
 
-def _is_repo_id(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
 def _is_link(text: str | None) -> bool:
     return text is not None and re.fullmatch(r"https://[\w./~%?=&#-]+|[\w.-]+", text, re.ASCII) is not None
-
-
-def _tag(text: str | None) -> str | None:
-    """Return the text where it can be one of the Hub's identifiers."""
-    return text if text is not None and re.fullmatch(r"[\w.+-]+", text, re.ASCII) else None
 
 
 def _calibrated_with(steps: Sequence[StepRecord]) -> list[str]:
@@ -187,19 +167,19 @@ def _calibrated_with(steps: Sequence[StepRecord]) -> list[str]:
 
 def _on_hub(dataset: str, revision: str | None) -> bool:
     """Whether a dataset is one of the Hub's: its revision is a commit, where a local one has a shorter fingerprint."""
-    return revision is not None and COMMIT.fullmatch(revision) is not None and _is_repo_id(dataset)
+    return revision is not None and COMMIT.fullmatch(revision) is not None and is_repo_id(dataset)
 
 
 def _result(row: Measurement) -> EvalResult:
     on_hub = row.dataset is not None and _on_hub(row.dataset, row.revision)
     name = shown(row.dataset or "local")
     return EvalResult(
-        task_type=_tag(row.task) or "other",
+        task_type=identifier(row.task) or "other",
         dataset_type=name if on_hub else "local",
         dataset_name=name,
         dataset_split=None if row.split is None else shown(row.split),
         dataset_revision=row.revision if on_hub else None,
-        metric_type=METRICS.get(row.name) or _tag(row.name) or "other",
+        metric_type=METRICS.get(row.name) or identifier(row.name) or "other",
         metric_name=shown(row.label),
         metric_value=row.compressed.value,
     )
@@ -229,7 +209,7 @@ def _headline(report: Report) -> str:
     ]
     outcomes = [describe_change(row) for row in costs]
     source = report.source
-    of = _linked(source.id, source.id if source.on_hub and _is_repo_id(source.id) else None)
+    of = _linked(source.id, source.id if source.on_hub and is_repo_id(source.id) else None)
     other = {"onnx": f"the float32 ONNX export of {of}", "openvino": f"the float32 OpenVINO export of {of}"}
     than = other.get(report.artifact.format, of)
     if outcomes:
@@ -321,7 +301,7 @@ def _leaf(value: Json) -> str:
 
 def _source(report: Report) -> str:
     source = report.source
-    told = _linked(source.id, source.id if source.on_hub and _is_repo_id(source.id) else None)
+    told = _linked(source.id, source.id if source.on_hub and is_repo_id(source.id) else None)
     if source.architecture:
         told += f", a {code(source.architecture)}"
     if source.parameters is not None:
@@ -361,68 +341,5 @@ def _license(report: Report) -> str:
 
 
 def _reproduce(environment: dict[str, str | int]) -> str:
-    version = _tag(str(environment.get("hfcompress", "")))
+    version = identifier(str(environment.get("hfcompress", "")))
     return "hfcompress run recipe.yaml" + (f"  # hfcompress {version}" if version else "")
-
-
-def _install(artifact: ArtifactRecord) -> str:
-    """Return the command that installs what loading takes."""
-    wanted = {_distribution(line): f'"{line}"' for line in artifact.requires}
-    words = [wanted.pop(word, word) for word in INSTALLS[artifact.format].split(" ")]
-    return " ".join([*words, *wanted.values(), *(["hfcompress"] if artifact.imports_hfcompress else [])])
-
-
-def _distribution(requirement: str) -> str:
-    return re.split(r"[<>=!~ \[]", requirement, maxsplit=1)[0]
-
-
-_TOWER = re.compile(r"((?:vision|audio|text)_model)(?:_\w+)?\.onnx", re.ASCII)
-"""File of a tower that stands alone, and the name of what it holds."""
-_TOWERS_RUN = [
-    'images = vision_model(pixel_values=inputs["pixel_values"]).image_embeds',
-    "texts = text_model(**{name: inputs[name] for name in text_model.input_names}).text_embeds",
-    "logits = 100 * images @ texts.T  # cosines, scaled as CLIP's training scales them",
-]
-
-
-def _snippet(artifact: ArtifactRecord) -> str:
-    """Return code that loads the artifact with the class a user would use and, for a task we know, runs it."""
-    module, _, name = artifact.load_with.rpartition(".")
-    if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", artifact.load_with, re.ASCII) is None:
-        msg = f"artifact.load_with is {artifact.load_with!r}, not a dotted Python name"
-        raise RunError(msg)
-    on_hub = artifact.repo is not None and _is_repo_id(artifact.repo)
-    place = (
-        f'model_id = "{artifact.repo}"  # or the folder of a local copy'
-        if on_hub
-        else 'model_id = "."  # the folder of this card'
-    )
-    graphs = [path.rpartition("/")[2] for path in artifact.files if path.endswith(".onnx")]
-    whole = [graph for graph in graphs if graph.startswith("model") and _tag(graph)]
-    graph = f', file_name="{whole[0]}"' if whole and whole[0] != "model.onnx" else ""
-    towers = [] if whole else [found for graph in graphs if (found := _TOWER.fullmatch(graph))]
-    stock = module == "transformers"
-    imports = [f"from transformers import {', '.join(sorted(['AutoProcessor', *([name] if stock else [])]))}"]
-    imports += [] if stock else [f"from {module} import {name}"]
-    first = ["import hfcompress  # before loading: it makes the layers that no stock configuration says", ""]
-    first = first if artifact.imports_hfcompress else []
-    typed = ', dtype="auto"' if artifact.dtype else ""  # version 4 of transformers would load it in float32
-    models = [f'{found[1]} = {name}.from_pretrained(model_id, file_name="{found[0]}")' for found in towers]
-    models = models or [f"model = {name}.from_pretrained(model_id{graph}{typed})"]
-    load = [place, *models, "processor = AutoProcessor.from_pretrained(model_id)"]
-    if artifact.pipeline_tag != "zero-shot-image-classification":
-        return "\n".join([*first, *sorted(imports), "", *load])
-    indent = "    " if stock else ""
-    logits = [f"{indent}logits = model(**inputs).logits_per_image"] if not towers else _TOWERS_RUN
-    run = [
-        'image = Image.new("RGB", (224, 224), "white")  # your own: Image.open("picture.jpg").convert("RGB")',
-        'labels = ["a photo of a cat", "a photo of a dog"]',
-        'inputs = processor(text=labels, images=image, padding=True, return_tensors="pt")',
-        *(['inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)'] if artifact.dtype else []),
-        *(["with torch.inference_mode():"] if stock else []),
-        *logits,
-        "for label, probability in zip(labels, logits.softmax(dim=-1)[0].tolist()):",
-        '    print(f"{label}: {probability:.3f}")',
-    ]
-    imports += ["from PIL import Image"]
-    return "\n".join([*first, *(["import torch"] if stock else []), *sorted(imports), "", *load, "", *run])

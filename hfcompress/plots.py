@@ -14,6 +14,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from hfcompress.report import describe_change, format_value
 
@@ -38,6 +39,15 @@ STYLE: dict[str, Any] = {
     "axes.edgecolor": GRID,
     "text.parse_math": False,
 }
+LOSSES = {
+    "cosine": "1 \u2212 mean cosine to the float graph's outputs",
+    "top1_agreement": "share of outputs whose largest entry moves",
+    "sqnr": "power of the error as a share of the signal's",
+}
+"""What a loss of each metric of an accuracy budget is."""
+OPERATORS = ("/MatMul", "/Gemm", "/Gather", "/Conv")
+MOST_BARS = 20
+LABEL_LENGTH = 52
 WIDTH_INCHES = 8.0
 DPI = 150
 
@@ -59,8 +69,8 @@ def draw_pictures(report: Report, folder: Path) -> tuple[Picture, ...]:
     """Draw what the report allows into `folder/assets`, and return the pictures in the order of the card.
 
     `before_after.png` shows each quality measure with its 95 % interval, `size_latency.png` size and latency of the
-    source as published, the source in float32 in the artifact's runtime, and the result. A picture for which the
-    report has no numbers is left out.
+    source as published, the source in float32 in the artifact's runtime, and the result, `sensitivity.png` what it
+    costs to quantize each node or block alone. A picture for which the report has no numbers is left out.
     """
     quality = [row for row in report.measurements if row.task is not None]
     costs = [row for row in report.measurements if row.name in {"size_bytes", "latency_ms"}]
@@ -75,6 +85,10 @@ def draw_pictures(report: Report, folder: Path) -> tuple[Picture, ...]:
             _save(_size_latency(costs, name), folder / "assets" / "size_latency.png")
             alt = "Size and speed. " + " ".join(_in_words(row, name) for row in costs)
             pictures.append(Picture("assets/size_latency.png", alt))
+        if measured := list(_sensitivities(report)):
+            _save(_costs(measured), folder / "assets" / "sensitivity.png")
+            alt = "What it costs to quantize each part alone. " + " ".join(row.in_words() for row in measured)
+            pictures.append(Picture("assets/sensitivity.png", alt))
     return tuple(pictures)
 
 
@@ -166,6 +180,91 @@ def _size_latency(rows: list[Measurement], export: str) -> Figure:
         _tidy(axis)
         axis.spines["bottom"].set_visible(False)
     return figure
+
+
+@dataclass(frozen=True)
+class _Sensitivity:
+    """What a quantizing step found of one graph.
+
+    Attributes:
+        graph: The graph's file.
+        metric: What a loss is measured in.
+        costs: Name of each part, its loss when quantized alone, and whether it was left in float, costliest first.
+        before: Loss of the whole with all parts quantized.
+        after: Loss of the whole as it is.
+        max_drop: The most that it was allowed to be.
+    """
+
+    graph: str
+    metric: str
+    costs: list[tuple[str, float, bool]]
+    before: float
+    after: float
+    max_drop: float
+
+    def in_words(self) -> str:
+        in_float = [_part(name) for name, _, left in self.costs if left]
+        left = f"in float stay {', '.join(in_float)}" if in_float else "none stays in float"
+        return (
+            f"{shown(self.graph)}: of {len(self.costs)} parts {left}; the loss ({shown(self.metric)}) of the whole is "
+            f"{self.after:.3g}, at most {self.max_drop:g} was allowed; all parts quantized would lose "
+            f"{self.before:.3g}."
+        )
+
+
+def _sensitivities(report: Report) -> Iterator[_Sensitivity]:
+    """Yield what the steps of a report found of each graph for which an accuracy budget was given."""
+    for step in report.steps:
+        graphs = step.detail.get("graphs")
+        for graph, detail in graphs.items() if isinstance(graphs, dict) else ():
+            found: Any = detail.get("sensitivity") if isinstance(detail, dict) else None
+            if found:
+                left = {row["name"] for row in found["in_float"]}
+                costs = [(str(row["name"]), float(row["cost"]), row["name"] in left) for row in found["costs"]]
+                loss = found["loss"]
+                yield _Sensitivity(graph, found["metric"], costs, loss["before"], loss["after"], found["max_drop"])
+
+
+def _costs(rows: list[_Sensitivity]) -> Figure:
+    """Draw a bar for each of the costliest parts, one panel a graph."""
+    shares = [row.costs[:MOST_BARS] for row in rows]
+    figure = _figure(0.8 + sum(0.26 * len(share) + 0.75 for share in shares))
+    axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=[len(share) + 2 for share in shares])[:, 0]
+    for axis, row, share in zip(axes, rows, shares, strict=True):
+        for line, (_, cost, in_float) in enumerate(share):
+            axis.barh(
+                line,
+                cost,
+                height=0.66,
+                color=RESULT if in_float else SOURCE,
+                hatch="///" if in_float else None,
+                edgecolor="white",
+                linewidth=0,
+            )
+            _number(axis, f"{cost:.2g}", (max(cost, 0.0), line), INK)
+        axis.set_xlim(0, 1.15 * max(cost for _, cost, _ in share) or 1.0)
+        axis.set_ylim(len(share) - 0.45, -0.55)
+        axis.set_yticks(range(len(share)), [_part(name) for name, _, _ in share])
+        axis.ticklabel_format(axis="x", style="sci", scilimits=(-3, 3))
+        hidden = len(row.costs) - len(share)
+        more = f"\n{hidden} more cost {row.costs[len(share)][1]:.1g} or less each" if hidden else ""
+        axis.set_xlabel(f"{LOSSES.get(row.metric, shown(row.metric, 30))}{more}", loc="left")
+        axis.set_title(shown(row.graph), loc="left", fontsize=10, fontweight="bold")
+        _tidy(axis)
+    handles = [
+        Patch(facecolor=SOURCE, label="quantized"),
+        Patch(facecolor=RESULT, hatch="///", edgecolor="white", linewidth=0, label="left in float"),
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
+    figure.suptitle("What quantizing each part alone costs", x=0.012, ha="left", fontweight="bold", fontsize=11)
+    return figure
+
+
+def _part(name: str) -> str:
+    """Return the name of a node or block without what all names share, cut from the left where it is long."""
+    path = shown(name, 500).strip("/")
+    path = path.rpartition("/")[0] or path if path.endswith(OPERATORS) else path
+    return path if len(path) <= LABEL_LENGTH else "\u2026" + path[-LABEL_LENGTH + 1 :]
 
 
 def _figure(height_inches: float) -> Figure:

@@ -19,7 +19,7 @@ LAYERS = (
     {"audio"},
     {"yaml_source", "validation", "inputs", "probes", "hub"},
     {"runtimes", "recipe_checks", "report", "twin"},
-    {"pruning", "quantization", "casting", "evaluation", "benchmark", "recipe", "gates", "plots"},
+    {"pruning", "quantization", "casting", "evaluation", "benchmark", "recipe", "gates", "plots", "snippet"},
     {"card", "schema", "data", "inspection"},
     {"artifact", "measure", "api"},
     {"pipeline"},
@@ -71,11 +71,11 @@ def test_every_part_has_its_layer() -> None:
 
 
 def test_the_network_is_in_two_places() -> None:
-    """Only `hub` and `data` use the client and `datasets`; the card uses its forms and checks alone.
+    """Only `hub` and `data` use the client and `datasets`; the card and its snippet use its forms and checks alone.
 
     The classes of the client's errors come without the client.
     """
     network = {"huggingface_hub", "datasets"}
     used = {file: imports(file) - {"huggingface_hub.errors"} for file in MODULES}
     users = {part_of(file) for file, names in used.items() if {name.split(".")[0] for name in names} & network}
-    assert users == {"hub", "data", "card"}
+    assert users == {"hub", "data", "card", "snippet"}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
-from hfcompress.contracts import Measurement, Value
+from hfcompress.contracts import Measurement, StepRecord, Value
 from hfcompress.plots import Picture, draw_pictures, shown
 from hfcompress.report import ArtifactRecord, RecipeRecord, Report, SourceRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from hfcompress.contracts import Json
 
 SIZE = Measurement("size_bytes", "size", "bytes", higher_is_better=False, compressed=Value(100), source=Value(390))
 LATENCY = Measurement(
@@ -63,6 +66,41 @@ def test_pictures(tmp_path: Path) -> None:
             image.load()
             alpha = image.convert("RGBA").getchannel("A").getextrema()
             assert (image.width, 150 <= image.height <= 1200, alpha) == (1200, True, (255, 255))
+
+
+def sensitive(count: int, graphs: int = 1) -> Report:
+    """Return a report of a budget for graphs of so many parts, of which the first two stay in float."""
+    costs: list[Json] = [
+        {
+            "name": f"/model/encoder/layers.{part}/self_attn/out_proj/MatMul",
+            "cost": 0.01 / 2**part,
+        }
+        for part in range(count)
+    ]
+    loss: dict[str, Json] = {"before": 0.021, "after": 0.0041}
+    found: dict[str, Json] = {
+        "metric": "cosine",
+        "max_drop": 0.005,
+        "loss": loss,
+        "in_float": costs[:2],
+        "costs": costs,
+    }
+    detail: dict[str, Json] = {f"model_{graph}.onnx": {"sensitivity": found} for graph in range(graphs)}
+    return dataclasses.replace(
+        reported(), steps=(StepRecord("quantize", 1.0, cached=False, detail={"graphs": detail}),)
+    )
+
+
+@pytest.mark.parametrize(("count", "graphs"), [(1, 1), (40, 1), (6, 3)])
+def test_sensitivity(count: int, graphs: int, tmp_path: Path) -> None:
+    """What each part costs has a picture of its own, whose text tells what stays in float and what the whole loses."""
+    (picture,) = draw_pictures(sensitive(count, graphs), tmp_path)
+    with Image.open(tmp_path / picture.path) as image:
+        assert (image.width, 150 <= image.height <= 1600) == (1200, True)
+    assert picture.path == "assets/sensitivity.png"
+    assert f"model_0.onnx: of {count} parts in float stay model/encoder/layers.0/self_attn/out_proj" in picture.alt
+    assert "(cosine) of the whole is 0.0041, at most 0.005 was allowed" in picture.alt
+    assert picture.alt.count("parts in float") == graphs
 
 
 def test_alt_text(tmp_path: Path) -> None:

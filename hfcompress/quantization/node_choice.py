@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -29,12 +29,18 @@ class NodeChoice:
         stored: Names of those whose weights are stored in 8 bits and which compute in float.
         excluded: Names of those that the recipe excludes.
         products: Names of the products of two activations that stay in float.
+        too_sensitive: Names of those that an accuracy budget leaves in float.
     """
 
     computed: frozenset[str]
     stored: frozenset[str]
     excluded: frozenset[str]
     products: frozenset[str]
+    too_sensitive: frozenset[str] = frozenset()
+
+    def without(self, names: frozenset[str]) -> NodeChoice:
+        """Return the choice in which these nodes are too sensitive to be quantized."""
+        return replace(self, computed=self.computed - names, stored=self.stored - names, too_sensitive=names)
 
 
 def choose(

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from hfcompress.contracts import CalibratedOptions
+from hfcompress.quantization.correction_options import CorrectionOptions
 
 __all__ = ["SATURATING_TARGETS", "OnnxRuntimeOptions"]
 
@@ -23,7 +24,7 @@ _BELONGS_TO = {
 """Which modes read an option that not all modes read."""
 
 
-class OnnxRuntimeOptions(CalibratedOptions):
+class OnnxRuntimeOptions(CalibratedOptions, CorrectionOptions):
     """What a recipe can say of `use: quantize` with `runtime: onnxruntime`."""
 
     runtime: Literal["onnxruntime"] = Field(description="Where the result will run: ONNX Runtime on the CPU.")
@@ -104,8 +105,14 @@ class OnnxRuntimeOptions(CalibratedOptions):
         if self.mode == "static" and self.calibration is None:
             msg = "`mode: static` needs `calibration`, the name of an entry of `data`"
             raise ValueError(msg)
-        if self.mode != "static" and self.calibration is not None:
+        if self.corrects and self.calibration is None:
+            msg = "error correction needs `calibration`, the name of an entry of `data`"
+            raise ValueError(msg)
+        if self.mode != "static" and not self.corrects and self.calibration is not None:
             msg = f"`mode: {self.mode}` looks at no `calibration` rows; remove it, or use `mode: static`"
+            raise ValueError(msg)
+        if self.mode == "weight_only" and self.smooth is not None:
+            msg = "`mode: weight_only` keeps activations in float, so they have no outliers to smooth; remove `smooth`"
             raise ValueError(msg)
         for name, modes in _BELONGS_TO.items():
             if name in self.model_fields_set and self.mode not in modes:

@@ -78,6 +78,7 @@ class OnnxRuntimeQuantizer(Step):
             f"{options.mode} {options.weights}: {count.weights:,} of {before.parameters:,} weights from "
             f"{4 * count.weights:,} bytes to {count.size_bytes:,}"
         )
+        changes.extend(options.correction_words())
         if options.exclude:
             changes.append(f"but for the nodes that `exclude` names ({', '.join(options.exclude)})")
         copies = 2 if options.layout == "both" else 1
@@ -105,11 +106,15 @@ class OnnxRuntimeQuantizer(Step):
             for graph in graphs.values():
                 prepare(graph)
             choices = choose(graphs, options.operators, options.exclude, products=options.products_of_activations)
-            ranges = self._calibrate(exported, graphs, choices, context)
-            detail: dict[str, Json] = {
-                name: self._quantize(graphs[name], choice, ranges.get(name), output / ONNX_FOLDER)
-                for name, choice in choices.items()
-            }
+            (output / ONNX_FOLDER).mkdir()
+            if options.corrects:
+                detail = self._correct(exported, graphs, choices, output / ONNX_FOLDER, context)
+            else:
+                ranges = self._calibrate(exported, graphs, choices, context)
+                detail = {
+                    name: self._quantize(graphs[name], choice, ranges.get(name), output / ONNX_FOLDER)
+                    for name, choice in choices.items()
+                }
             for file in exported.path.iterdir():
                 if file.is_file():
                     shutil.copyfile(file, output / file.name)
@@ -164,18 +169,53 @@ class OnnxRuntimeQuantizer(Step):
         """Quantize one graph into `output` and return what was and what was not quantized."""
         from hfcompress.quantization.graph_quantizer import quantize_graph
 
-        output.mkdir(exist_ok=True)
         external = quantize_graph(
             graph,
             self.settings(choice),
             None if ranges is None else ranges.tensors,
             output / f"{graph.stem}_quantized.onnx",
         )
+        return self._found(choice, ranges, external=external)
+
+    def _correct(
+        self,
+        exported: Checkpoint,
+        graphs: Mapping[str, Path],
+        choices: Mapping[str, NodeChoice],
+        output: Path,
+        context: StepContext,
+    ) -> dict[str, Json]:
+        """Quantize each graph with error correction into `output`, and return what was done and what it brought."""
+        from hfcompress.quantization.corrected_graphs import quantize_corrected
+        from hfcompress.quantization.feeds import feeds
+
+        rows = context.calibration
+        if rows is None:
+            msg = "error correction needs calibration rows"
+            raise QuantizationError(msg)
+        made = quantize_corrected(
+            {name: (path, self.settings(choices[name])) for name, path in graphs.items()},
+            self.options,
+            lambda: feeds(exported, rows, self.options.batch_size, context.progress),
+            output,
+            exported.path / "corrections",
+            context.progress,
+        )
+        return {
+            name: {
+                **self._found(choices[name].without(graph.in_float), graph.ranges, external=graph.external),
+                **graph.detail,
+            }
+            for name, graph in made.items()
+        }
+
+    def _found(self, choice: NodeChoice, ranges: GraphRanges | None, *, external: bool) -> dict[str, Json]:
+        """Return what was and what was not quantized."""
         found: dict[str, Json] = {
             "quantized_nodes": len(choice.computed) + len(choice.stored),
             "computed_in_low_precision": len(choice.computed),
             "stored_in_8_bits": len(choice.stored),
-            "float_nodes": len(choice.excluded) + len(choice.products),
+            "float_nodes": len(choice.excluded) + len(choice.too_sensitive) + len(choice.products),
             "external_data": external,
         }
         if choice.excluded:
