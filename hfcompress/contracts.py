@@ -103,6 +103,10 @@ class Rows:
         for start in range(0, len(self), size):
             yield self.dataset[start : start + size]
 
+    def record(self) -> dict[str, Json]:
+        """Return which rows these are, as a report tells of them."""
+        return {"dataset": self.name, "revision": self.revision, "split": self.split, "rows": len(self)}
+
 
 class Progress:
     """Hears how a run goes. This base class is silent; the command line shows what it hears."""

@@ -191,7 +191,7 @@ def test_excluded_operators_stay_in_float(clip: Path, rows: Rows, tmp_path: Path
 
 def test_exclude_that_matches_nothing(clip: Path, tmp_path: Path) -> None:
     """A pattern that names no operator is a mistake and not ignored."""
-    with pytest.raises(QuantizationError, match=r"^exclude: 'no\.such\*' matches no operator with a weight"):
+    with pytest.raises(QuantizationError, match=r"^exclude: 'no\.such\*' matches none of the \d+ operators"):
         quantized(clip, tmp_path / "out", mode="weight_only", exclude=["no.such*"])
 
 

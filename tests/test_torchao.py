@@ -227,7 +227,10 @@ def test_exclude(clip: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"exclude": ("text_projektion",)}, r"'text_projektion' matches no .+CLIPModel \(did you mean 'text_projec"),
+        (
+            {"exclude": ("text_projektion",)},
+            r"matches none of the .+CLIPModel \(did you mean 'text_projec",
+        ),
         ({"exclude": ("*",)}, r"this CLIPModel has no linear layer to quantize: .+ excluded$"),
         ({"group_size": 1000}, r"no linear layer to quantize: .+ its 64 inputs are no multiple of group_size 1000$"),
     ],

@@ -14,6 +14,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry, QLinearOpsRegistry
 
 from hfcompress.errors import QuantizationError
+from hfcompress.quantization.graph_check import check_quantized, check_types
 from hfcompress.quantization.onnx_graph import EXTERNAL_DATA_BYTES, load_graph, save_graph
 from hfcompress.quantization.stored_weights import STORED_OPERATORS, store_weights
 from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS, check_loads
@@ -83,8 +84,7 @@ def quantize_graph(
     """Quantize one graph and make sure that ONNX Runtime loads the result.
 
     The products' results stay in float. optimum's `ORTQuantizer` has no way to ask for that (it quantizes them to 8
-    bits, to expand them for the addition of the bias), so its quantizer underneath is driven here; it costs neither
-    size nor time, and accuracy is better.
+    bits, to expand them for the addition of the bias), so its quantizer underneath is driven here.
 
     Args:
         graph: A float32 graph in the form that `prepare` gives.
@@ -97,9 +97,11 @@ def quantize_graph(
         Whether the weights lie in a file beside it.
 
     Raises:
-        QuantizationError: The graph cannot be read, ONNX Runtime's quantizer refuses it, or the result does not load.
+        QuantizationError: The graph cannot be read, ONNX Runtime's quantizer refuses it or passes over a node, or the
+            result does not load.
     """
     model = load_graph(graph)
+    computed = {node.name: node.op_type for node in model.graph.node if node.name in settings.computed}
     store_weights(model, settings.stored, per_channel=settings.per_channel)
     try:
         with _quiet():
@@ -107,8 +109,14 @@ def quantize_graph(
     except RUNTIME_ERRORS as error:
         msg = f"ONNX Runtime's quantizer cannot quantize {graph.name} ({settings.mode}): {error}"
         raise QuantizationError(msg) from error
+    check_quantized(model.graph, computed)
     external = save_graph(model, output, limit_bytes)
-    check_loads(output)
+    try:
+        check_loads(output)
+    except QuantizationError:
+        output.unlink()
+        output.with_name(f"{output.name}_data").unlink(missing_ok=True)
+        raise
     return external
 
 
@@ -153,6 +161,7 @@ def _computed(model: onnx.ModelProto, settings: GraphSettings, ranges: TensorsDa
                 "OpTypesToExcludeOutputQuantization": _FLOAT_OUTPUT,
             },
         )
+    check_types(model.graph, quantizer.value_infos, settings.computed)
     quantizer.quantize_model()
     quantized: onnx.ModelProto = quantizer.model.model
     return quantized

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import onnx
 
 from hfcompress.errors import QuantizationError
+from hfcompress.quantization.exclusion import excluded
 from hfcompress.quantization.onnx_graph import survey
 from hfcompress.quantization.stored_weights import STORED_OPERATORS
-from hfcompress.registry import near_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -62,19 +61,12 @@ def choose(
     candidates = {
         name: frozenset(found.weighted + (found.unweighted if products else ())) for name, found in surveys.items()
     }
-    patterns = tuple(exclude)
     every = [node for names in candidates.values() for node in names]
-    for pattern in patterns:
-        if not any(fnmatchcase(node, pattern) for node in every):
-            msg = (
-                f"exclude: {pattern!r} matches none of the {len(every)} nodes that would be quantized; "
-                f"expected a pattern of names such as {', '.join(near_names(pattern, every))}"
-            )
-            raise QuantizationError(msg)
+    named = excluded(exclude, every, "nodes that would be quantized")
     choices = {}
     for name, path in graphs.items():
         kinds = {node.name: node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
-        left = frozenset(node for node in candidates[name] if any(fnmatchcase(node, pattern) for pattern in patterns))
+        left = candidates[name] & named
         kept = candidates[name] - left
         lookups = frozenset(node for node in kept if kinds[node] == "Gather" and node in surveys[name].unweighted)
         kept -= lookups  # a look-up in an activation holds no bytes and computes nothing

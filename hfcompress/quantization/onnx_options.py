@@ -40,7 +40,7 @@ class OnnxRuntimeOptions(CalibratedOptions, CorrectionOptions):
     activations: Literal["uint8", "int8", "uint16"] = Field(
         "uint8",
         description="Width of activations in static mode. ONNX Runtime computes uint16 in float on CPUs, so it is "
-        "exact and not fast.",
+        "finer and not fast.",
     )
     per_channel: bool = Field(
         default=True, description="One scale per output channel of a weight instead of one per weight."

@@ -15,7 +15,7 @@ from hfcompress.quantization.onnx_options import SATURATING_TARGETS, OnnxRuntime
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hfcompress.contracts import Rows, StepContext
+    from hfcompress.contracts import StepContext
     from hfcompress.quantization.graph_quantizer import GraphSettings
     from hfcompress.quantization.node_choice import NodeChoice
     from hfcompress.quantization.ranges import GraphRanges
@@ -85,7 +85,7 @@ class OnnxRuntimeQuantizer(Step):
         return replace(
             before,
             format="onnx",
-            size_bytes=copies * (count.size_bytes + 4 * max(before.parameters - count.weights, 0)),
+            size_bytes=copies * (count.size_bytes + count.other_bytes),
             changes=tuple(changes),
         )
 
@@ -118,7 +118,9 @@ class OnnxRuntimeQuantizer(Step):
             for file in exported.path.iterdir():
                 if file.is_file():
                     shutil.copyfile(file, output / file.name)
-        return {**self._summary(), **_calibration(context.calibration), "graphs": detail}
+        rows = context.calibration
+        calibrated: dict[str, Json] = {} if rows is None else {"calibration": rows.record()}
+        return {**self._summary(), **calibrated, "graphs": detail}
 
     def settings(self, choice: NodeChoice) -> GraphSettings:
         """Return how the options ask one graph to be quantized."""
@@ -249,12 +251,3 @@ class OnnxRuntimeQuantizer(Step):
 
     def _fused(self) -> dict[str, Json]:
         return {} if self.options.optimize is None else {"optimize": self.options.optimize}
-
-
-def _calibration(rows: Rows | None) -> dict[str, Json]:
-    """Return which rows the ranges come from, if they come from rows."""
-    if rows is None:
-        return {}
-    return {
-        "calibration": {"dataset": rows.name, "revision": rows.revision, "split": rows.split, "rows": len(rows)},
-    }

@@ -13,15 +13,15 @@ from pydantic import Field, model_validator
 
 from hfcompress.contracts import CalibratedOptions, Checkpoint, Forecast, Format, Json, Step
 from hfcompress.errors import QuantizationError
-from hfcompress.registry import did_you_mean
+from hfcompress.quantization.exclusion import excluded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from openvino import Model as Graph
     from optimum.intel.openvino.modeling_base import OVBaseModel
 
-    from hfcompress.contracts import Rows, StepContext
+    from hfcompress.contracts import StepContext
     from hfcompress.quantization.openvino_graph import Precisions
 
 __all__ = ["OpenVinoOptions", "OpenVinoQuantizer"]
@@ -193,8 +193,7 @@ class OpenVinoQuantizer(Step):
         with tempfile.TemporaryDirectory(dir=output) as scratch:
             exported = OpenVino().export(checkpoint, Path(scratch) / "float32").path
             model = load_stock(exported, compiled=False)
-            self._check_exclude(model.ov_models)
-            kept = {name: self._kept(graph) for name, graph in model.ov_models.items()}
+            kept = self._kept(model.ov_models)
             self._quantize(model, exported, output, kept, context)
             (output / "config.json").unlink()  # with what optimum-intel says of it, and the exporter has said it better
             copy_processor(exported, output)
@@ -210,7 +209,7 @@ class OpenVinoQuantizer(Step):
             "mode": self.options.mode,
             "weights": self.options.weights,
             **self._told(),
-            **_calibration(rows),
+            **({} if rows is None else {"calibration": rows.record()}),
             "graphs": {name: {key: n for key, n in asdict(graph).items() if n} for name, graph in counts.items()},
         }
 
@@ -300,26 +299,19 @@ class OpenVinoQuantizer(Step):
             ignored_scope=ignored,
         )
 
-    def _kept(self, graph: Graph) -> list[str]:
-        """Return the names of the operators of a graph that stay in float."""
-        from hfcompress.quantization.openvino_graph import matching, products, weighted
-
-        excluded = matching(weighted(graph), self.options.exclude).values()
-        return [*products(graph), *sorted({name for names in excluded for name in names})]
-
-    def _check_exclude(self, graphs: dict[str, Graph]) -> None:
-        """Check that every pattern of `exclude` says something.
+    def _kept(self, graphs: Mapping[str, Graph]) -> dict[str, list[str]]:
+        """Return the names of the operators of each graph that stay in float.
 
         Raises:
-            QuantizationError: A pattern matches no operator that holds a weight.
+            QuantizationError: A pattern of `exclude` matches no operator that holds a weight.
         """
-        from hfcompress.quantization.openvino_graph import matching, weighted
+        from hfcompress.quantization.openvino_graph import products, weighted
 
-        names = [name for graph in graphs.values() for name in weighted(graph)]
-        for pattern, found in matching(names, self.options.exclude).items():
-            if not found:
-                msg = f"exclude: {pattern!r} matches no operator with a weight{did_you_mean(pattern, names)}"
-                raise QuantizationError(msg)
+        names = {name: weighted(graph) for name, graph in graphs.items()}
+        left = excluded(
+            self.options.exclude, [name for held in names.values() for name in held], "operators with a weight"
+        )
+        return {name: [*products(graph), *sorted(left & set(names[name]))] for name, graph in graphs.items()}
 
     def _told(self) -> dict[str, Json]:
         """Return the options that made a difference."""
@@ -338,13 +330,6 @@ def _counts(folder: Path) -> dict[str, Precisions]:
     from hfcompress.quantization.openvino_graph import precisions, read_graph
 
     return {file.stem: precisions(read_graph(file)) for file in sorted(folder.glob("openvino*.xml"))}
-
-
-def _calibration(rows: Rows | None) -> dict[str, Json]:
-    """Return which rows were looked at, if any were."""
-    if rows is None:
-        return {}
-    return {"calibration": {"dataset": rows.name, "revision": rows.revision, "split": rows.split, "rows": len(rows)}}
 
 
 def _nncf_errors() -> tuple[type[Exception], ...]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
 from openvino import Core
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from openvino import Model, Node, Output
 
-__all__ = ["Precisions", "broken_range", "matching", "precisions", "products", "read_graph", "weighted"]
+__all__ = ["Precisions", "broken_range", "precisions", "products", "read_graph", "weighted"]
 
 _WEIGHTED = {"MatMul": (0, 1), "Convolution": (1,), "GroupConvolution": (1,), "Gather": (0,)}
 """Operators that hold a model's weights → the inputs that can be one."""
@@ -64,12 +63,6 @@ def products(graph: Model) -> list[str]:
 def weighted(graph: Model) -> list[str]:
     """Return the names of the operators that apply a weight."""
     return [node.get_friendly_name() for node, _ in _weights(graph)]
-
-
-def matching(names: Iterable[str], patterns: Iterable[str]) -> dict[str, list[str]]:
-    """Return for each pattern, in which `*` stands for anything, the names that it matches."""
-    known = list(names)
-    return {pattern: [name for name in known if fnmatchcase(name, pattern)] for pattern in patterns}
 
 
 def precisions(graph: Model) -> Precisions:

@@ -21,14 +21,13 @@ from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.calibrate import (
     CalibraterBase,
-    EntropyCalibrater,
-    HistogramCalibrater,
     HistogramCollector,
     MinMaxCalibrater,
     PercentileCalibrater,
 )
 
 from hfcompress.errors import QuantizationError
+from hfcompress.quantization.divergence import least_divergence
 from hfcompress.quantization.onnx_graph import EXTERNAL_DATA_BYTES
 from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
 
@@ -45,8 +44,10 @@ Feeds: TypeAlias = "Callable[[], Iterable[tuple[str, Inputs]]]"
 
 CalibraterT = TypeVar("CalibraterT", bound="_Selecting")
 
-_BINS: dict[str, int] = {"percentile": 2048, "entropy": 1024}
-"""Over twice the largest magnitude; the search for the entropy's threshold takes time in the square of it."""
+_BINS = 2048
+"""Of a histogram, over twice the largest magnitude."""
+_LEVELS = 256
+"""Of an activation, in the search for the cut of least divergence."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,11 @@ def calibrate(
         results = {name: GraphRanges(TensorsData(CalibrationMethod.MinMax, found.get(name, {})), ()) for name in graphs}
         if method == "minmax":
             return results
-        exact = {name: _flat(ranges, _BINS[method]) for name, ranges in found.items()}
+        exact = {name: _flat(ranges) for name, ranges in found.items()}
         histograms = {
             name: _histograms(
                 Uncalibrated(graph.path, frozenset(found[name].keys() - exact[name])),
                 folder / f"{name}.histogram",
-                method,
                 percentile,
                 found[name],
             )
@@ -116,9 +116,7 @@ def calibrate(
         }
         _pass(histograms, feeds)
         for name, calibrater in histograms.items():
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
-                cut = calibrater.compute_data()
-            limits = {tensor: _range(*cut[tensor].range_value) for tensor in cut}
+            limits = _least_divergent(calibrater) if method == "entropy" else _percentiles(calibrater)
             merged = {tensor: limits.get(tensor, found[name][tensor]) for tensor in found[name]}
             results[name] = GraphRanges(TensorsData(CalibrationMethod.MinMax, merged), tuple(sorted(exact[name])))
         return results
@@ -171,34 +169,42 @@ class _Percentile(_Selecting, PercentileCalibrater):  # type: ignore[misc]
     pass
 
 
-class _Entropy(_Selecting, EntropyCalibrater):  # type: ignore[misc]
-    pass
-
-
 def _extremes(graph: Uncalibrated, augmented: Path) -> _MinMax:
     return _opened(_MinMax(graph, augmented), graph)
 
 
 def _histograms(
-    graph: Uncalibrated, augmented: Path, method: Method, percentile: float, extremes: Mapping[str, TensorData]
-) -> HistogramCalibrater:
+    graph: Uncalibrated, augmented: Path, percentile: float, extremes: Mapping[str, TensorData]
+) -> _Percentile:
     """Return a calibrator whose histograms have their final edges before it sees anything."""
-    bins = _BINS[method]
     large = _is_large(graph.path)
-    calibrater: _Percentile | _Entropy
-    if method == "percentile":
-        calibrater = _Percentile(graph.path, None, str(augmented), large, num_bins=bins, percentile=percentile)
-    else:
-        calibrater = _Entropy(graph.path, None, str(augmented), large, num_bins=bins)
+    calibrater = _Percentile(graph.path, None, str(augmented), large, num_bins=_BINS, percentile=percentile)
     calibrater.collector = HistogramCollector(
-        method, calibrater.symmetric, bins, calibrater.num_quantized_bins, percentile, calibrater.scenario
+        "percentile", calibrater.symmetric, _BINS, calibrater.num_quantized_bins, percentile, calibrater.scenario
     )
     for name in graph.tensors:
         lowest, highest = extremes[name].range_value
         threshold = np.float32(max(abs(lowest), abs(highest)))
-        edges = np.linspace(-threshold, threshold, bins + 1, dtype=np.float32)
-        calibrater.collector.histogram_dict[name] = (np.zeros(bins, np.int64), edges, lowest, highest, threshold)
+        edges = np.linspace(-threshold, threshold, _BINS + 1, dtype=np.float32)
+        calibrater.collector.histogram_dict[name] = (np.zeros(_BINS, np.int64), edges, lowest, highest, threshold)
     return _opened(calibrater, graph)
+
+
+def _percentiles(calibrater: _Percentile) -> dict[str, TensorData]:
+    """Return what holds the calibrator's percentage of the values."""
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
+        cut = calibrater.compute_data()
+    return {tensor: _range(*cut[tensor].range_value) for tensor in cut}
+
+
+def _least_divergent(calibrater: _Percentile) -> dict[str, TensorData]:
+    """Return the cuts of least divergence, as far as there are values."""
+    found = {}
+    for name, (counts, edges, lowest, highest, _) in calibrater.collector.histogram_dict.items():
+        kept = least_divergence(counts, _LEVELS)
+        middle = len(counts) // 2
+        found[name] = _range(max(lowest, edges[middle - kept]), min(highest, edges[middle + kept]))
+    return found
 
 
 def _opened(calibrater: CalibraterT, graph: Uncalibrated) -> CalibraterT:
@@ -250,7 +256,8 @@ def _finite(graph: str, calibrater: _MinMax) -> dict[str, TensorData]:
         first = next(name for node in calibrater.model.graph.node for name in node.input if name in calibrater.broken)
         msg = (
             f"the activation {first} of {graph} is not finite on the calibration rows, so it has no range to quantize "
-            "to; look for broken weights or for rows that overflow the model"
+            "to; look for broken weights or for rows that overflow the model or, where it has attention scores under a "
+            "mask, take the operator that reads it out of `operators`"
         )
         raise QuantizationError(msg)
     return {name: _range(calibrater.lowest[name], calibrater.highest[name]) for name in calibrater.lowest}
@@ -262,12 +269,12 @@ def _range(lowest: object, highest: object) -> TensorData:
     )
 
 
-def _flat(extremes: Mapping[str, TensorData], bins: int) -> frozenset[str]:
+def _flat(extremes: Mapping[str, TensorData]) -> frozenset[str]:
     """Return the tensors whose values lie within one bin of a histogram, which says nothing of them."""
     found = []
     for name, data in extremes.items():
         lowest, highest = (float(limit) for limit in data.range_value)
-        width = 2 * max(abs(lowest), abs(highest)) / bins
+        width = 2 * max(abs(lowest), abs(highest)) / _BINS
         if highest - lowest <= width or width < np.finfo(np.float32).tiny:
             found.append(name)
     return frozenset(found)

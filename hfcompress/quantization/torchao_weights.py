@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,8 +15,8 @@ from hfcompress.errors import ProofError, QuantizationError
 from hfcompress.narrowing import NarrowRecord, record_in
 from hfcompress.nibbles import pack_described
 from hfcompress.outputs import run
+from hfcompress.quantization.exclusion import excluded
 from hfcompress.quantized import described_tensors
-from hfcompress.registry import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -71,16 +70,10 @@ def choose_layers(model: PreTrainedModel, exclude: Sequence[str], group_size: in
     """
     holders = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    for pattern in exclude:
-        if not any(fnmatchcase(name, pattern) for name in linear):
-            msg = (
-                f"exclude: {pattern!r} matches no linear layer of this {type(model).__name__}"
-                f"{did_you_mean(pattern, linear)}; it has {', '.join(list(linear)[:3])} and so on"
-            )
-            raise QuantizationError(msg)
+    named = excluded(exclude, linear, f"linear layers of this {type(model).__name__}")
     left: dict[str, str] = {}
     for name, layer in linear.items():
-        if any(fnmatchcase(name, pattern) for pattern in exclude):
+        if name in named:
             left[name] = "excluded"
         elif holders[id(layer.weight)] > 1:
             left[name] = "shares its weight"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["Export", "Exporter", "Route", "export_graphs", "export_task", "is_dual_encoder", "route"]
+__all__ = ["PAST", "Export", "Exporter", "Route", "export_graphs", "export_task", "is_dual_encoder", "route"]
 
 _REFUSALS: tuple[type[Exception], ...] = (
     *RUNTIME_ERRORS,
@@ -49,7 +49,8 @@ _REFUSALS: tuple[type[Exception], ...] = (
 
 _GENERAL_TASK = "feature-extraction"
 _MODALITIES = frozenset({"pixel_values", "input_features", "input_values", "flattened_patches"})
-_PAST = "-with-past"
+PAST = "-with-past"
+"""How the tasks end whose decoder has a second file, for the tokens after the first."""
 _DECODER, _CONTINUING = "decoder_model", "decoder_with_past_model"
 
 
@@ -183,7 +184,7 @@ def _by_registered(export: Export, model: PreTrainedModel, path: Path, graphs: P
 def _by_optimum(way: Route, model: PreTrainedModel, path: Path, graphs: Path) -> None:
     """Export with optimum's own configuration, as its command line does."""
     if hasattr(model.config, "use_cache"):
-        model.config.use_cache = way.task.endswith(_PAST)
+        model.config.use_cache = way.task.endswith(PAST)
     shapes = {}
     if (positions := getattr(model.config, "max_source_positions", None)) is not None:
         # a Whisper reads exactly as many frames as its encoder has places for, two a place
@@ -210,7 +211,7 @@ def _continuing(way: Route, model: PreTrainedModel, preprocessors: list[Any]) ->
     optimum makes one from the number of heads of the encoder, which need not be that of the decoder, and which a pruned
     layer does not have.
     """
-    if not (way.has_several_files and way.task.endswith(_PAST)):
+    if not (way.has_several_files and way.task.endswith(PAST)):
         return {}
     make = TasksManager.get_exporter_config_constructor(
         model=model, exporter="onnx", task=way.task, library_name="transformers"
@@ -243,8 +244,8 @@ def _by_class(config: PretrainedConfig, supported: list[str]) -> Iterator[Route]
         task = TasksManager.infer_task_from_model(stock.auto_model_class, library_name="transformers")
         if task not in supported or not _stands_for(stock.auto_model_class, config):
             continue
-        if issubclass(stock, ORTModelForConditionalGeneration) and task + _PAST in supported:
-            task += _PAST
+        if issubclass(stock, ORTModelForConditionalGeneration) and task + PAST in supported:
+            task += PAST
         if task == _GENERAL_TASK and "last_hidden_state" not in _described(config, task).outputs:
             continue  # the general class reads nothing else
         yield Route(task, stock)
@@ -259,7 +260,7 @@ def _by_task(config: PretrainedConfig, supported: list[str]) -> Iterator[Route]:
             auto = TasksManager.get_model_class_for_task(task, model_type=config.model_type)
         except (KeyError, ValueError):
             continue
-        if not task.endswith(_PAST) and _stands_for(auto, config):
+        if not task.endswith(PAST) and _stands_for(auto, config):
             yield Route(task, ORTModelForCustomTasks)
 
 

@@ -32,10 +32,10 @@ from hfcompress.contracts import Model, Progress
 from hfcompress.inputs import audio_inputs, load_processor, text_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["ShapeResult", "shapes", "shapes_table"]
+__all__ = ["SHAPES", "ShapeResult", "shapes", "shapes_table"]
 
 logger = logging.getLogger("quantization")
 
@@ -92,15 +92,16 @@ class Shape:
     inputs: Mapping[str, np.ndarray[Any, Any]]
 
 
-def shapes(scratch: Path) -> tuple[list[ShapeResult], list[Bar]]:
+def shapes(scratch: Path, wanted: Collection[str]) -> tuple[list[ShapeResult], list[Bar]]:
     """Return the lines of the table, and what is asked of ours.
 
     Args:
         scratch: An empty folder.
+        wanted: Names of `SHAPES`.
     """
     results: list[ShapeResult] = []
     asked: list[Bar] = []
-    for make in (clip, whisper):
+    for make in (SHAPES[name] for name in SHAPES if name in wanted):
         folder = scratch / make.__name__
         folder.mkdir()
         shape = make(folder)
@@ -262,6 +263,9 @@ def graph_inputs(folder: Path, features: np.ndarray[Any, Any], tokens: np.ndarra
             if "logits" in made:
                 given["input_ids"] = tokens[row : row + 1, -1:]
     return {name: Dataset.from_list(rows).with_format("numpy") for name, rows in found.items()}
+
+
+SHAPES: dict[str, Callable[[Path], Shape]] = {"clip": clip, "whisper": whisper}
 
 
 # --- the table -------------------------------------------------------------------------------------------------------

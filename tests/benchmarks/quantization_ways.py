@@ -93,14 +93,22 @@ class Way:
     write: Callable[[Material, Path], Any]
 
 
-def ours(runtime: str, mode: Mode) -> Way:
-    """Return our way with nothing tuned: the runtime, the mode, and calibration rows where the mode wants them."""
-    return Way(f"ours: {runtime}, {mode}", "ours", runtime, mode, partial(_write_ours, runtime=runtime, mode=mode))
+def ours(runtime: str, mode: Mode, calibration_method: str | None = None) -> Way:
+    """Return our way with nothing tuned: the runtime, the mode, and calibration rows where the mode wants them.
+
+    Args:
+        runtime: Value of the step's `runtime`.
+        mode: Value of its `mode`.
+        calibration_method: Value of its option of that name; left to its default where it is `None`.
+    """
+    label = f"ours: {runtime}, {mode}" + ("" if calibration_method is None else f", {calibration_method}")
+    options = {} if calibration_method is None else {"calibration_method": calibration_method}
+    return Way(label, "ours", runtime, mode, partial(_write_ours, runtime=runtime, mode=mode, options=options))
 
 
-def _write_ours(material: Material, output: Path, runtime: str, mode: Mode) -> None:
+def _write_ours(material: Material, output: Path, runtime: str, mode: Mode, options: Mapping[str, str]) -> None:
     rows = material.rows if mode == "static" else None
-    hfcompress.quantize(material.checkpoint, output=output, runtime=runtime, mode=mode, calibration=rows)
+    hfcompress.quantize(material.checkpoint, output=output, runtime=runtime, mode=mode, calibration=rows, **options)
 
 
 def optimum_ways(methods: tuple[str, ...] = tuple(CALIBRATIONS)) -> Iterator[Way]:
