@@ -136,12 +136,12 @@ class _Methods:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
+        self.dtype = model.dtype
 
     def get_submodule(self, name: str) -> Callable[..., object]:
         return cast("Callable[..., object]", getattr(self._model, name))
 
 
-@torch.no_grad()
 def run_features(model: PreTrainedModel, probes: Iterable[Probe]) -> dict[str, torch.Tensor]:
     """Run the model's own `get_image_features` and the like, and return their outputs by path, as `surgery.run` does.
 

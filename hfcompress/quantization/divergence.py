@@ -23,8 +23,8 @@ def least_divergence(counts: NDArray[Any], levels: int) -> int:
 
     The Kullback-Leibler divergence of the values, those outside of the cut moved to its ends, from what is left of
     them on `levels` levels is the smallest of all cuts that are tried (Migacz, "8-bit inference with TensorRT", GTC
-    2017). ONNX Runtime's own search leaves out the bins that do not divide into the levels, and takes a hundred times
-    as long.
+    2017). ONNX Runtime's own search leaves out the bins that do not divide into the levels, and is no vector
+    arithmetic.
 
     Args:
         counts: A histogram whose middle edge is zero, shape (bins,), an even number of at least `levels`.
