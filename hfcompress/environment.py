@@ -25,8 +25,23 @@ DISTRIBUTIONS = (
     "huggingface_hub",
     "numpy",
 )
-INSTRUCTION_SETS = ("avx2", "avx_vnni", "avx512bw", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
-"""What decides how fast and how exactly 8-bit products are computed, on x86 and on ARM, as Linux names it."""
+INSTRUCTION_SETS = (
+    "avx2",
+    "avx_vnni",
+    "avx512bw",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
+"""What decides how fast and how exactly products are computed, on x86 and on ARM, as Linux names it.
+
+That of 8 bits, and with one for bfloat16 also that of float32 in OpenVINO, which then rounds to bfloat16 by default.
+"""
 
 
 def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
@@ -51,7 +66,7 @@ def environment_record(threads: int) -> dict[str, str | int]:
 
     Returns:
         The version of every library that took part, by distribution name; `python`, `platform`, `cpu` (model name),
-        `instruction_sets` (those that matter for 8-bit arithmetic, separated by spaces; empty where the system does
+        `instruction_sets` (those for 8-bit and bfloat16 arithmetic, separated by spaces; empty where the system does
         not tell) and `threads`. Host and user names are not part of it.
     """
     record: dict[str, str | int] = {name: found for name in DISTRIBUTIONS if (found := _version(name)) is not None}

@@ -26,7 +26,15 @@ _PIL_ONLY = {"use_fast": False} if transformers.__version__.startswith("4.") els
 _SHORT_TEXT = 128
 """Tokens to which texts are padded at most."""
 
-__all__ = ["audio_inputs", "image_inputs", "load_processor", "possible_inputs", "row_inputs", "text_inputs"]
+__all__ = [
+    "audio_inputs",
+    "image_inputs",
+    "load_processor",
+    "possible_inputs",
+    "row_inputs",
+    "text_inputs",
+    "with_masks",
+]
 
 
 def load_processor(path: Path) -> ProcessorMixin:
@@ -139,3 +147,13 @@ def row_inputs(
         )
         raise DataError(msg)
     return {name: array for name, array in made.items() if name in wanted}
+
+
+def with_masks(inputs: Mapping[str, np.ndarray[Any, Any]], wanted: AbstractSet[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """Attend to everything where a mask is wanted and none is given, as torch models do."""
+    given = dict(inputs)
+    if "attention_mask" in wanted and "attention_mask" not in given:
+        masked = next((given[name] for name in ("input_ids", "input_features", "input_values") if name in given), None)
+        if masked is not None:
+            given["attention_mask"] = np.ones(masked.shape[:2], np.int64)
+    return given

@@ -14,6 +14,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
     CLIPImageProcessor,
+    Gemma3ImageProcessor,
+    Gemma3Processor,
+    GemmaTokenizerFast,
     LlavaProcessor,
     PreTrainedTokenizerFast,
     SiglipImageProcessor,
@@ -30,7 +33,7 @@ from tests.families.towers import VISION, VOCABULARY
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["made_rows", "save_llava", "save_siglip", "save_whisper"]
+__all__ = ["made_rows", "save_gemma3", "save_llava", "save_siglip", "save_whisper"]
 
 _FRAMES_A_SECOND = 40
 _IMAGE_WORD = "<image>"
@@ -81,6 +84,28 @@ def save_llava(folder: Path, **changes: Any) -> None:  # noqa: ANN401 - fields o
         vision_feature_select_strategy="default",
         image_token=_IMAGE_WORD,
         num_additional_image_tokens=1,
+    ).save_pretrained(folder)
+
+
+def save_gemma3(folder: Path) -> None:
+    """Save a tiny Gemma 3, whose image tokens attend to one another."""
+    model = build(FAMILIES["gemma3"])
+    model.save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    begin, end = (f"w{model.config.boi_token_index}", f"w{model.config.eoi_token_index}")
+    special = {"image_token": _IMAGE_WORD, "boi_token": begin, "eoi_token": end}
+    words = str(folder / "tokenizer.json")
+    tokenizer = GemmaTokenizerFast(tokenizer_file=words, extra_special_tokens=special, **_SPECIAL)
+    tokenizer.chat_template = (
+        "{% for said in messages %}{% for part in said.content %}"
+        "{{ part.text if part.type == 'text' else '" + begin + "' }} {% endfor %}{% endfor %}"
+    )
+    side = VISION["image_size"]
+    Gemma3Processor(
+        Gemma3ImageProcessor(size={"height": side, "width": side}),
+        tokenizer,
+        chat_template=tokenizer.chat_template,
+        image_seq_length=model.config.mm_tokens_per_image,
     ).save_pretrained(folder)
 
 

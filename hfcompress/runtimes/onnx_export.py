@@ -6,7 +6,6 @@ from the registry of exports, and go through the same exporter.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,7 +17,6 @@ from optimum.exporters.tasks import TasksManager
 from optimum.exporters.utils import get_encoder_decoder_models_for_export
 from optimum.onnxruntime import ORTModelForCustomTasks
 from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneration
-from optimum.utils import DEFAULT_DUMMY_SHAPES
 from optimum.utils.save_utils import maybe_load_preprocessors
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -26,6 +24,7 @@ from hfcompress.anatomy import load_model, model_class
 from hfcompress.errors import QuantizationError
 from hfcompress.registry import EXPORTS
 from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
+from hfcompress.runtimes.tasks import classes_of, described, modalities_of, tracing_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +47,6 @@ _REFUSALS: tuple[type[Exception], ...] = (
 """What tracing a model raises where it cannot be traced."""
 
 _GENERAL_TASK = "feature-extraction"
-_MODALITIES = frozenset({"pixel_values", "input_features", "input_values", "flattened_patches"})
 PAST = "-with-past"
 """How the tasks end whose decoder has a second file, for the tokens after the first."""
 _DECODER, _CONTINUING = "decoder_model", "decoder_with_past_model"
@@ -185,10 +183,6 @@ def _by_optimum(way: Route, model: PreTrainedModel, path: Path, graphs: Path) ->
     """Export with optimum's own configuration, as its command line does."""
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = way.task.endswith(PAST)
-    shapes = {}
-    if (positions := getattr(model.config, "max_source_positions", None)) is not None:
-        # a Whisper reads exactly as many frames as its encoder has places for, two a place
-        shapes["nb_max_frames"] = min(2 * positions, DEFAULT_DUMMY_SHAPES["nb_max_frames"])
     preprocessors = maybe_load_preprocessors(str(path))
     onnx_export_from_model(
         model,
@@ -198,7 +192,7 @@ def _by_optimum(way: Route, model: PreTrainedModel, path: Path, graphs: Path) ->
         no_post_process=True,  # it would put decoder and decoder with past into one graph with branches
         custom_onnx_configs=_continuing(way, model, preprocessors),
         preprocessors=preprocessors,
-        **shapes,
+        **tracing_shapes(model.config),
     )
     for file in graphs.iterdir():
         if not file.name.endswith((".onnx", ".onnx_data")):
@@ -240,13 +234,14 @@ def _continuing(way: Route, model: PreTrainedModel, preprocessors: list[Any]) ->
 
 def _by_class(config: PretrainedConfig, supported: list[str]) -> Iterator[Route]:
     """Yield every way that ends with an optimum class made for the architecture."""
+    architecture = model_class(config).__name__
     for stock in _stock_classes():
         task = TasksManager.infer_task_from_model(stock.auto_model_class, library_name="transformers")
-        if task not in supported or not _stands_for(stock.auto_model_class, config):
+        if task not in supported or architecture not in classes_of(stock.auto_model_class, config):
             continue
         if issubclass(stock, ORTModelForConditionalGeneration) and task + PAST in supported:
             task += PAST
-        if task == _GENERAL_TASK and "last_hidden_state" not in _described(config, task).outputs:
+        if task == _GENERAL_TASK and "last_hidden_state" not in described(config, task, "onnx").outputs:
             continue  # the general class reads nothing else
         yield Route(task, stock)
 
@@ -255,20 +250,14 @@ def _by_task(config: PretrainedConfig, supported: list[str]) -> Iterator[Route]:
     """Yield every way to a single file that optimum exports without having a class for its task."""
     if config.is_encoder_decoder:
         return
+    architecture = model_class(config).__name__
     for task in supported:
         try:
             auto = TasksManager.get_model_class_for_task(task, model_type=config.model_type)
         except (KeyError, ValueError):
             continue
-        if not task.endswith(PAST) and _stands_for(auto, config):
+        if not task.endswith(PAST) and architecture in classes_of(auto, config):
             yield Route(task, ORTModelForCustomTasks)
-
-
-def _stands_for(auto: Any, config: PretrainedConfig) -> bool:  # noqa: ANN401 - one of transformers' auto classes
-    """Whether an auto class makes the architecture that the configuration names."""
-    mapping = getattr(auto, "_model_mapping", None)
-    found = mapping.get(type(config), None) if mapping is not None else auto
-    return getattr(found, "__name__", None) == model_class(config).__name__
 
 
 def _takes_everything(config: PretrainedConfig, task: str) -> bool:
@@ -276,17 +265,8 @@ def _takes_everything(config: PretrainedConfig, task: str) -> bool:
 
     As a plain language model, a model that sees would be exported without its eyes.
     """
-    forward = inspect.signature(model_class(config).forward).parameters
-    taken: Mapping[str, Any] = _described(config, task).inputs
-    return (_MODALITIES & forward.keys()) <= taken.keys()
-
-
-def _described(config: PretrainedConfig, task: str) -> OnnxConfig:
-    """Return optimum's own description of a model under a task."""
-    make = TasksManager.get_exporter_config_constructor(
-        exporter="onnx", task=task, model_type=config.model_type, library_name="transformers"
-    )
-    return make(config)
+    taken: Mapping[str, Any] = described(config, task, "onnx").inputs
+    return modalities_of(config) <= taken.keys()
 
 
 def _supported_tasks(config: PretrainedConfig) -> list[str]:

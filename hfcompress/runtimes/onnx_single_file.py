@@ -16,6 +16,7 @@ from hfcompress.anatomy import model_class
 from hfcompress.errors import CheckpointError, QuantizationError
 from hfcompress.inputs import audio_inputs, load_processor
 from hfcompress.probes import example_inputs
+from hfcompress.runtimes.equality import check_equal
 from hfcompress.runtimes.onnx_export import Export, is_dual_encoder
 from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
 
@@ -30,10 +31,7 @@ if TYPE_CHECKING:
     Axes: TypeAlias = dict[str, dict[int, str]]
     Adapt: TypeAlias = Callable[[PretrainedConfig, Inputs], Inputs]
 
-__all__ = ["TOLERANCE", "SingleFileConfig", "single_file", "with_image_tokens"]
-
-TOLERANCE = 1e-3
-"""Largest difference between a graph and its model, as a fraction of the largest output, that is accepted."""
+__all__ = ["SingleFileConfig", "single_file", "with_image_tokens"]
 
 _TEXT = ("input_ids", "attention_mask", "decoder_input_ids")
 _ROWS, _TOKENS = 2, 12
@@ -190,12 +188,5 @@ def _check(model: PreTrainedModel, path: Path, graphs: Path, adapt: Adapt) -> No
     except RUNTIME_ERRORS as error:
         msg = f"the exported graph of a {type(model).__name__} runs with no other number of rows or tokens: {error}"
         raise QuantizationError(msg) from error
-    for name, expected in _run(model, inputs).items():
-        scale = max(float(expected.abs().max()), 1e-6)
-        off = float(np.abs(found[name] - expected.numpy()).max()) / scale
-        if not off <= TOLERANCE:
-            msg = (
-                f"the exported graph is not the {type(model).__name__}: its output {name!r} differs by {off:.3g} of "
-                f"its scale (at most {TOLERANCE:g} is accepted)"
-            )
-            raise QuantizationError(msg)
+    expected = {name: value.numpy() for name, value in _run(model, inputs).items()}
+    check_equal(type(model).__name__, expected, found)

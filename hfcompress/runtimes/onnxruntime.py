@@ -12,7 +12,7 @@ from optimum.onnxruntime import ORTModelForCustomTasks
 from hfcompress.anatomy import copy_processor, load_config, model_class
 from hfcompress.contracts import Checkpoint, Format, Model, Runtime
 from hfcompress.errors import CheckpointError, QuantizationError
-from hfcompress.inputs import load_processor
+from hfcompress.inputs import load_processor, with_masks
 from hfcompress.narrowing import with_record
 from hfcompress.runtimes.onnx_export import export_graphs, export_task, is_dual_encoder, route
 from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
@@ -50,7 +50,7 @@ class _OnnxRuntimeModel(Model):
         )
 
     def __call__(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        given = _with_masks(inputs, self.inputs)
+        given = with_masks(inputs, self.inputs)
         if self._fixed and self._ids in given:
             given[_DECODER_IDS] = given.pop(self._ids)
         outputs = self.stock(**given, **self._fixed)
@@ -71,7 +71,7 @@ class _Towers(Model):
 
     def __call__(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """Run each tower whose inputs are given."""
-        given = _with_masks(inputs, self.inputs)
+        given = with_masks(inputs, self.inputs)
         found: dict[str, np.ndarray[Any, Any]] = {}
         for output, tower in self.stock.items():
             if given.keys() >= set(tower.input_names):
@@ -167,13 +167,3 @@ def _load(stock: type[ORTModel], path: Path, threads: int | None, **files: str) 
     except RUNTIME_ERRORS as error:
         msg = f"{stock.__name__} cannot load {path}: {error}"
         raise CheckpointError(msg) from error
-
-
-def _with_masks(inputs: Mapping[str, np.ndarray[Any, Any]], wanted: frozenset[str]) -> dict[str, np.ndarray[Any, Any]]:
-    """Attend to everything where a mask is wanted and none is given, as torch models do."""
-    given = dict(inputs)
-    if "attention_mask" in wanted and "attention_mask" not in given:
-        masked = next((given[name] for name in ("input_ids", "input_features", "input_values") if name in given), None)
-        if masked is not None:
-            given["attention_mask"] = np.ones(masked.shape[:2], np.int64)
-    return given

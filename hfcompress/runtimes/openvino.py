@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import optimum.intel.openvino
-import torch
 import transformers
 from optimum.exporters.openvino import export_from_model
 from optimum.exporters.openvino.utils import clear_class_registry, load_preprocessors
 from optimum.exporters.tasks import TasksManager
 from optimum.intel.openvino import OVConfig, OVModelForCustomTasks
 from optimum.intel.openvino.modeling_visual_language import MODEL_TYPE_TO_CLS_MAPPING, OVModelForVisualCausalLM
-from optimum.utils import DEFAULT_DUMMY_SHAPES
 
 from hfcompress.anatomy import copy_processor, load_config, load_model, model_class
 from hfcompress.contracts import Checkpoint, Format, Model, Runtime
 from hfcompress.errors import CheckpointError, QuantizationError
 from hfcompress.inputs import load_processor
 from hfcompress.narrowing import with_record
+from hfcompress.runtimes.openvino_proof import call, check_sample, first_words, inputs_of, sample
+from hfcompress.runtimes.tasks import classes_of, described, modalities_of, tracing_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -68,14 +68,10 @@ class _OpenVinoModel(Model):
         self.stock = load_stock(path, threads)
         self.config = self.stock.config
         self.processor = load_processor(path)
-        single = self.stock._ov_model_names == ["model"]  # noqa: SLF001 - the only sign that it is one graph
-        taken = self.stock.input_names if single else inspect.signature(self.stock.forward).parameters
-        self.inputs = frozenset(taken)
+        self.inputs = inputs_of(self.stock)
 
-    @torch.inference_mode()
     def __call__(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        outputs = self.stock(**{name: torch.from_numpy(array) for name, array in inputs.items()})
-        return {name: value.numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+        return call(self.stock, inputs)
 
 
 class OpenVino(Runtime):
@@ -89,33 +85,40 @@ class OpenVino(Runtime):
         return _OpenVinoModel(path, threads)
 
     def export(self, checkpoint: Checkpoint, output: Path) -> Checkpoint:
-        """Export to OpenVINO in float32: graphs, configuration and processor in one folder, no tokenizer graphs."""
+        """Export to OpenVINO in float32: graphs, configuration and processor in one folder, no tokenizer graphs.
+
+        Raises:
+            QuantizationError: optimum-intel cannot export the model, or the export does not compute what the model
+                does: each is run on the same noise, in float32.
+        """
         config = load_config(checkpoint.path)
-        task = stock_export(config).task
+        way = stock_export(config)
         model = load_model(checkpoint.path)
         # the layers are as the record says by now, and OpenVINO takes whoever has such a field for quantized weights
         model.config = with_record(model.config, None)
+        made = sample(model, checkpoint.path, way.stock)
         try:
             export_from_model(
                 model,
                 output,
-                task=task,
+                task=way.task,
                 preprocessors=load_preprocessors(str(checkpoint.path), model_type=config.model_type),
                 ov_config=OVConfig(dtype="fp32"),
-                **_shapes(config),
+                **tracing_shapes(config),
             )
         except _REFUSALS as error:
-            msg = f"optimum-intel cannot export this {config.model_type!r} model as {task}: {error}"
+            msg = f"optimum-intel cannot export this {config.model_type!r} model as {way.task}: {first_words(error)}"
             raise QuantizationError(msg) from error
         finally:
             clear_class_registry()  # or everything that was traced stays in memory
-        described = load_config(output)  # with what the classes that load the graphs read beside the source's
+        written = load_config(output)  # with what the classes that load the graphs read beside the source's
         for file in output.iterdir():
             if not file.name.startswith("openvino") and file.name != "generation_config.json":
                 file.unlink()
         copy_processor(checkpoint.path, output)
         # the graphs have their shapes, and need no one to narrow them
-        with_record(described, None).save_pretrained(output)
+        with_record(written, None).save_pretrained(output)
+        check_sample(made, load_stock(output, precision="f32"))
         return Checkpoint(output, "openvino")
 
     def describe(self, config: PretrainedConfig) -> str:
@@ -127,13 +130,17 @@ class OpenVino(Runtime):
         return f"optimum.intel.openvino.{stock_export(load_config(path)).stock.__name__}"
 
 
-def load_stock(path: Path, threads: int | None = None, *, compiled: bool = True) -> OVBaseModel:
+def load_stock(
+    path: Path, threads: int | None = None, *, compiled: bool = True, precision: str | None = None
+) -> OVBaseModel:
     """Load an export with its stock class.
 
     Args:
         path: The folder.
         threads: Threads that a call may use; all that OpenVINO wants by default.
         compiled: Whether it is made ready to run, and not only read.
+        precision: OpenVINO's name of the type to compute in ("f32"); by default what it finds fastest, which is
+            bfloat16 on processors with AMX or AVX-512 BF16, even of float32 weights.
 
     Raises:
         CheckpointError: The files are missing, or OpenVINO cannot read them.
@@ -141,6 +148,7 @@ def load_stock(path: Path, threads: int | None = None, *, compiled: bool = True)
     """
     stock = stock_export(load_config(path)).stock
     settings = {"CACHE_DIR": ""} | ({} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)})
+    settings |= {} if precision is None else {"INFERENCE_PRECISION_HINT": precision}
     try:
         return stock.from_pretrained(str(path), export=False, compile=compiled, device="CPU", ov_config=settings)
     except (OSError, *_REFUSALS) as error:
@@ -161,56 +169,32 @@ def stock_export(config: PretrainedConfig) -> StockExport:
         tasks = ", ".join(supported)
         msg = (
             f"optimum-intel exports {config.model_type!r} models ({tasks}), but has no class that loads a "
-            f"{architecture}"
+            f"{architecture} and gives it all that it reads"
         )
         raise QuantizationError(msg)
     return min(found, key=lambda way: _GENERALITY.get(way.task.removesuffix("-with-past"), 0))
-
-
-def _shapes(config: PretrainedConfig) -> dict[str, int]:
-    """Return the sizes of the inputs that the exporter traces with, where its own do not fit the model."""
-    positions = getattr(config, "max_source_positions", None)
-    if positions is None:
-        return {}
-    # a Whisper reads exactly as many frames as its encoder has places for, two a place
-    return {"nb_max_frames": min(2 * positions, DEFAULT_DUMMY_SHAPES["nb_max_frames"])}
 
 
 def _candidates(config: PretrainedConfig, architecture: str, supported: list[str]) -> Iterator[StockExport]:
     """Yield the ways to export and load an architecture; those with a class of their own before the general class."""
     for stock in _stock_classes():
         task: str = stock.export_feature
-        if task not in supported or architecture not in _taken_by(stock.auto_model_class, config):
+        if task not in supported or architecture not in classes_of(stock.auto_model_class, config):
             continue
         if issubclass(stock, OVModelForVisualCausalLM) and config.model_type not in MODEL_TYPE_TO_CLS_MAPPING:
             continue
-        if task == _GENERAL_TASK and "last_hidden_state" not in _outputs(config, task):
+        if not modalities_of(config) <= inspect.signature(stock.forward).parameters.keys():
+            continue  # it would be run without its images or sounds
+        if task == _GENERAL_TASK and "last_hidden_state" not in described(config, task, "openvino").outputs:
             continue  # the general class reads nothing else
         with_past = f"{task}-with-past"  # a decoder that need not read its whole past at every token
         yield StockExport(with_past if with_past in supported else task, stock)
-    for task in supported:
+    for task in () if config.is_encoder_decoder else supported:  # the general class loads one graph
         if task in TasksManager.get_all_tasks():
             auto = TasksManager.get_model_class_for_task(task, model_type=config.model_type, library="transformers")
-            if architecture in _taken_by(auto, config):
+            taken = described(config, task, "openvino").inputs
+            if architecture in classes_of(auto, config) and modalities_of(config) <= taken.keys():
                 yield StockExport(task, OVModelForCustomTasks)
-
-
-def _outputs(config: PretrainedConfig, task: str) -> Mapping[str, Any]:
-    """Return the outputs of an export by name."""
-    make = TasksManager.get_exporter_config_constructor(
-        exporter="openvino", task=task, model_type=config.model_type, library_name="transformers"
-    )
-    outputs: Mapping[str, Any] = make(config).outputs
-    return outputs
-
-
-def _taken_by(auto: Any, config: PretrainedConfig) -> set[str]:  # noqa: ANN401 - an auto class or a model's
-    """Return the names of the classes that a class of transformers makes from a configuration."""
-    mapping = getattr(auto, "_model_mapping", None)
-    if mapping is None:
-        return {auto.__name__}
-    found = mapping.get(type(config), ())
-    return {made.__name__ for made in (found if isinstance(found, tuple) else (found,))}
 
 
 def _stock_classes() -> Iterator[type[OVBaseModel]]:

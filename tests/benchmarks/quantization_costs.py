@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from optimum.intel import OVModelForZeroShotImageClassification
 
-from hfcompress.contracts import Model
-from hfcompress.inputs import load_processor
 from hfcompress.runtimes import runtime_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
+
+    from hfcompress.contracts import Model
 
 __all__ = ["Speed", "graph_bytes", "load"]
 
@@ -48,25 +46,9 @@ class Speed:
         return f"{self.ratio:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-class _OpenVinoModel(Model):
-    """A dual encoder in OpenVINO, by the stock class that a user loads it with."""
-
-    def __init__(self, folder: Path, threads: int) -> None:
-        settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-        self.stock = OVModelForZeroShotImageClassification.from_pretrained(folder, ov_config=settings)
-        self.config = self.stock.config
-        self.processor = load_processor(folder)
-        self.inputs = frozenset(self.stock.input_names)
-
-    def __call__(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        return {name: np.asarray(value) for name, value in self.stock(**inputs).items()}
-
-
 def load(folder: Path, runtime: str, threads: int) -> Model:
     """Load an artifact with the stock class of its runtime."""
-    if runtime == "openvino":
-        return _OpenVinoModel(folder, threads)
-    return runtime_of("onnx").load(folder, threads)
+    return runtime_of("openvino" if runtime == "openvino" else "onnx").load(folder, threads)
 
 
 def graph_bytes(folder: Path) -> int:

@@ -165,12 +165,12 @@ def _write_optimum_static(material: Material, output: Path, target: str, method:
 
 
 def write_optimum_intel(material: Material, output: Path) -> None:
-    """Quantize a dual encoder with the default of `OVQuantizer`, on as many rows as it takes: 128 unless told."""
+    """Quantize a dual encoder with the default of `OVQuantizer`, on all rows as ours; it takes 128 unless told."""
     (inputs,) = material.inputs.values()
     quantizer = OVQuantizer.from_pretrained(OVModelForZeroShotImageClassification.from_pretrained(material.openvino))
     quantizer.quantize(
         calibration_dataset=inputs,
-        ov_config=OVConfig(quantization_config=OVQuantizationConfig()),
+        ov_config=OVConfig(quantization_config=OVQuantizationConfig(num_samples=len(inputs))),
         save_directory=output,
     )
     load_processor(material.checkpoint).save_pretrained(output)
