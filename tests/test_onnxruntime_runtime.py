@@ -143,7 +143,7 @@ def test_towers_alone_are_evaluated_as_the_whole(clip: Path, quickstart_folder: 
         task.predict(runtime_of(found.format).load(found.path), rows, Progress())
         for found in (exported, Checkpoint(clip, "transformers"))
     )
-    np.testing.assert_allclose(ours.images, torchs.images, atol=1e-5)
+    np.testing.assert_allclose(ours.media, torchs.media, atol=1e-5)
     np.testing.assert_allclose(ours.texts, torchs.texts, atol=1e-5)
     assert OnnxRuntime().load_class(exported.path) == "optimum.onnxruntime.ORTModelForCustomTasks"
 
