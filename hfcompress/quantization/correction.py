@@ -10,9 +10,9 @@ from onnxruntime.quantization import TensorsData
 
 from hfcompress.quantization.bias_correction import correct, corrections
 from hfcompress.quantization.fidelity import Reference
-from hfcompress.quantization.probing import save_model
 from hfcompress.quantization.sensitivity import costs, fit, units
 from hfcompress.quantization.smoothing import Smoother
+from hfcompress.runtimes.onnx_files import save_graph
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -174,7 +174,8 @@ class Corrector:
         first = onnx.load(draft.graph)
         added = corrections(first, onnx.load(plain), self._batches, self._scratch)
         model, new = correct(first, added)
-        file = save_model(model, self._scratch / "corrected.float.onnx")
+        file = self._scratch / "corrected.float.onnx"
+        save_graph(model, file)
         better = _Draft(file, _with_new(draft.ranges, new))
         before, after = self._reference.loss_of(plain), self._loss(better, floating)
         detail["bias_correction"] = {

@@ -14,8 +14,9 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry, QLinearOpsRegistry
 
 from hfcompress.errors import QuantizationError
-from hfcompress.quantization.onnx_graph import EXTERNAL_DATA_BYTES, load_graph, save_graph
+from hfcompress.quantization.onnx_graph import load_graph
 from hfcompress.quantization.stored_weights import STORED_OPERATORS, store_weights
+from hfcompress.runtimes.onnx_files import EXTERNAL_DATA_BYTES, save_graph
 from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS, check_loads
 
 if TYPE_CHECKING:

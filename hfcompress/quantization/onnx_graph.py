@@ -12,15 +12,13 @@ from onnx import numpy_helper
 from onnxruntime.quantization.onnx_model import ONNXModel
 
 from hfcompress.errors import QuantizationError
+from hfcompress.runtimes.onnx_files import EXTERNAL_DATA_BYTES, save_graph
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
-__all__ = ["EXTERNAL_DATA_BYTES", "Operators", "activations", "load_graph", "prepare", "save_graph", "survey"]
-
-EXTERNAL_DATA_BYTES = 2**31 - 2**20
-"""Protocol buffers hold less than 2 GiB, so the weights of a larger graph lie in a file beside it."""
+__all__ = ["Operators", "activations", "load_graph", "prepare", "survey"]
 
 _SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
@@ -90,24 +88,6 @@ def load_graph(path: Path) -> onnx.ModelProto:
         raise QuantizationError(msg) from error
 
 
-def save_graph(model: onnx.ModelProto, path: Path, limit_bytes: int = EXTERNAL_DATA_BYTES) -> bool:
-    """Write a graph, with its weights in `<name>.onnx_data` beside it if both together exceed `limit_bytes`.
-
-    Returns:
-        Whether the weights lie beside it.
-    """
-    external = bool(model.ByteSize() > limit_bytes)
-    onnx.save_model(
-        model,
-        path,
-        save_as_external_data=external,
-        all_tensors_to_one_file=True,
-        location=f"{path.name}_data",
-        size_threshold=1024,
-    )
-    return external
-
-
 def prepare(path: Path, limit_bytes: int = EXTERNAL_DATA_BYTES) -> None:
     """Rewrite a float32 graph in place, in the form that quantization reads.
 
@@ -130,8 +110,6 @@ def prepare(path: Path, limit_bytes: int = EXTERNAL_DATA_BYTES) -> None:
     wrapped = ONNXModel(model)
     wrapped.replace_gemm_with_matmul()
     wrapped.clean_initializers()
-    data = path.with_name(f"{path.name}_data")
-    data.unlink(missing_ok=True)
     save_graph(wrapped.model, path, limit_bytes)
 
 

@@ -11,7 +11,8 @@ from optimum.onnxruntime import AutoOptimizationConfig, ORTOptimizer
 from optimum.onnxruntime.utils import ORTConfigManager
 
 from hfcompress.errors import QuantizationError
-from hfcompress.quantization.onnx_graph import load_graph, save_graph
+from hfcompress.quantization.onnx_graph import load_graph
+from hfcompress.runtimes.onnx_files import save_graph
 from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
 
 if TYPE_CHECKING:

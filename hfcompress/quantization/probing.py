@@ -10,6 +10,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from hfcompress.errors import QuantizationError
+from hfcompress.runtimes.onnx_files import save_graph
 from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
 
 if TYPE_CHECKING:
@@ -18,13 +19,11 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = np.ndarray[Any, Any]
 
-__all__ = ["Batches", "ChannelMeans", "channel_maxima", "opset", "save_model", "session"]
+__all__ = ["Batches", "ChannelMeans", "channel_maxima", "opset", "session"]
 
 Batches: TypeAlias = "Callable[[], Iterable[Mapping[str, Array]]]"
 """Gives all batches of a graph's inputs, from the first, each time that it is called."""
 
-_LARGE_BYTES = 1 << 30
-"""Protocol buffers end at 2 GiB; weights leave the file well before."""
 _AXES_AS_INPUT = {"ReduceMax": 18, "ReduceSum": 13}
 """The opset from which a reduction takes its axes as an input."""
 
@@ -32,19 +31,6 @@ _AXES_AS_INPUT = {"ReduceMax": 18, "ReduceSum": 13}
 def opset(model: onnx.ModelProto) -> int:
     """Return the version of ONNX's own operators that a model uses."""
     return next(int(item.version) for item in model.opset_import if item.domain in {"", "ai.onnx"})
-
-
-def save_model(model: onnx.ModelProto, path: Path) -> Path:
-    """Write a model, its weights beside it where they are too large for one file; the model is left as it was."""
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= _LARGE_BYTES:
-        onnx.save(model, path)
-        return path
-    data = path.with_name(f"{path.name}_data")
-    data.unlink(missing_ok=True)  # onnx writes behind what is there
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    onnx.save(copied, path, save_as_external_data=True, location=data.name, size_threshold=1024)
-    return path
 
 
 def session(path: Path) -> onnxruntime.InferenceSession:
@@ -129,7 +115,10 @@ class _Reduction:
             _add_reduction(probed, name, width, f"probe/{place}", operator)
         self._names = list(widths)
         self._wanted = [f"probe/{place}/{what}" for place in range(len(widths)) for what in ("value", "shape")]
-        self._session = session(save_model(probed, scratch / "probed.onnx")) if widths else None
+        self._session = None
+        if widths:
+            save_graph(probed, scratch / "probed.onnx")
+            self._session = session(scratch / "probed.onnx")
 
     def over(self, batch: Mapping[str, Array]) -> Iterable[tuple[str, Array, int]]:
         if self._session is None:

@@ -29,7 +29,7 @@ from onnxruntime.quantization.calibrate import (
 )
 
 from hfcompress.errors import QuantizationError
-from hfcompress.quantization.onnx_graph import EXTERNAL_DATA_BYTES
+from hfcompress.runtimes.onnx_files import EXTERNAL_DATA_BYTES
 from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 
 from hfcompress.errors import QuantizationError
-from hfcompress.quantization.probing import save_model, session
+from hfcompress.quantization.probing import session
 from hfcompress.quantization.splicing import gate, replacements, switched
+from hfcompress.runtimes.onnx_files import save_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -111,7 +112,9 @@ def costs(
     changed = replacements(first, second)
     owners = _owners(first, changed, {name: unit.name for unit in measured for name in unit.nodes})
     forms = {name: changed[name] for name in owners}
-    running = session(save_model(switched(first, second, forms), scratch / "switched.onnx"))
+    file = scratch / "switched.onnx"
+    save_graph(switched(first, second, forms), file)
+    running = session(file)
     found = {}
     for unit in progress.track(measured, len(measured), "sensitivity"):
         flags = {gate(name): np.array(owner == unit.name) for name, owner in owners.items()}
