@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
-__all__ = ["Operators", "activations", "load_graph", "prepare", "survey"]
+__all__ = ["FLOAT_OUTPUT", "Operators", "activations", "load_graph", "prepare", "survey"]
 
 _SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
-_FLOAT_OUTPUT = frozenset({"MatMul", "Gemm"})
+
+FLOAT_OUTPUT = frozenset({"MatMul", "Gemm"})
+"""Operators whose result is not quantized, because what follows it (a bias, a residual) is added in float."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def survey(path: Path, operators: Iterable[str]) -> Operators:
 def activations(path: Path, nodes: Collection[str]) -> frozenset[str]:
     """Return the tensors that static quantization gives a range: what the named nodes read, and what they give.
 
-    A product's own result stays in float, because what follows it (a bias, a residual) is added in float.
+    A product's own result stays in float.
     """
     graph = onnx.load(path, load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}
@@ -71,7 +73,7 @@ def activations(path: Path, nodes: Collection[str]) -> frozenset[str]:
     for node in graph.node:
         if node.name in nodes:
             found.update(name for name in node.input if name and name not in weights)
-            found.update(() if node.op_type in _FLOAT_OUTPUT else node.output)
+            found.update(() if node.op_type in FLOAT_OUTPUT else node.output)
     return frozenset(found)
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 
 from hfcompress.errors import QuantizationError
-from hfcompress.quantization.probing import session
 from hfcompress.quantization.splicing import gate, replacements, switched
 from hfcompress.runtimes.onnx_files import save_graph
+from hfcompress.runtimes.onnx_session import session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
