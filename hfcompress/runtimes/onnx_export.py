@@ -18,7 +18,6 @@ from optimum.exporters.tasks import TasksManager
 from optimum.exporters.utils import get_encoder_decoder_models_for_export
 from optimum.onnxruntime import ORTModelForCustomTasks
 from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneration
-from optimum.utils import DEFAULT_DUMMY_SHAPES
 from optimum.utils.save_utils import maybe_load_preprocessors
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -45,7 +44,7 @@ _REFUSALS: tuple[type[Exception], ...] = (
     AttributeError,
     AssertionError,
 )
-"""What tracing a model raises where it cannot be traced."""
+"""What tracing or running a model raises where it cannot be traced or run."""
 
 _GENERAL_TASK = "feature-extraction"
 _MODALITIES = frozenset({"pixel_values", "input_features", "input_values", "flattened_patches"})
@@ -165,7 +164,11 @@ def export_graphs(path: Path, config: PretrainedConfig, graphs: Path) -> Pretrai
     if way.export is None:
         return config
     if way.export.check is not None:
-        way.export.check(model, path, graphs)
+        try:
+            way.export.check(model, path, graphs)
+        except _REFUSALS as error:
+            msg = f"the exported graphs of this {type(model).__name__} cannot be compared with it: {error}"
+            raise QuantizationError(msg) from error
     return way.export.describe(config)
 
 
@@ -187,7 +190,7 @@ def _by_optimum(way: Route, model: PreTrainedModel, path: Path, graphs: Path) ->
     shapes = {}
     if (positions := getattr(model.config, "max_source_positions", None)) is not None:
         # a Whisper reads exactly as many frames as its encoder has places for, two a place
-        shapes["nb_max_frames"] = min(2 * positions, DEFAULT_DUMMY_SHAPES["nb_max_frames"])
+        shapes["nb_max_frames"] = 2 * positions
     preprocessors = maybe_load_preprocessors(str(path))
     onnx_export_from_model(
         model,
