@@ -191,3 +191,26 @@ def test_excluded_nodes_stay_in_float(graph: Path) -> None:
     choice = choose({"g": graph}, ("MatMul", "Conv", "Gather"), ("prod*",), products=False)["g"]
     assert choice.excluded == {"product"}
     assert len(choice.computed) == 1
+
+
+@pytest.mark.parametrize(("weight", "node"), [("table", "look-up"), ("w_Transposed", "gemm_MatMul")])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite(weight: str, node: str, value: float, graph: Path) -> None:
+    """A weight that is not finite is named, stored or computed with, unless nothing quantizes it."""
+    import onnx
+    from onnx import numpy_helper
+
+    from hfcompress.quantization.onnx_graph import check_weights
+
+    model = onnx.load(graph)
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == weight)
+    array = numpy_helper.to_array(tensor).copy()
+    array[0, :3] = value
+    tensor.CopyFrom(numpy_helper.from_array(array, weight))
+    onnx.save(model, graph)
+    nodes = {"look-up", "gemm_MatMul", "product"}
+    with pytest.raises(
+        QuantizationError, match=rf"^3 values of the weight {weight}, which {node} of g\.onnx reads, are"
+    ):
+        check_weights(graph, nodes)
+    check_weights(graph, nodes - {node})

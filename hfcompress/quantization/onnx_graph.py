@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
-__all__ = ["FLOAT_OUTPUT", "Operators", "activations", "load_graph", "prepare", "survey"]
+__all__ = ["FLOAT_OUTPUT", "Operators", "activations", "check_weights", "load_graph", "prepare", "survey"]
 
 _SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
@@ -88,6 +88,29 @@ def load_graph(path: Path) -> onnx.ModelProto:
     except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError, DecodeError) as error:
         msg = f"{path.name} cannot be read as an ONNX graph: {error}"
         raise QuantizationError(msg) from error
+
+
+def check_weights(path: Path, nodes: Collection[str]) -> None:
+    """Check that the weights which the named nodes read are finite.
+
+    Quantized, a weight that is not a number becomes 0 and one beyond the type spoils its whole channel. Only what is
+    quantized is looked at, for a mask is infinite on purpose.
+
+    Raises:
+        QuantizationError: One is not; the text names it and the node.
+    """
+    graph = load_graph(path).graph
+    weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    for node in graph.node:
+        for name in node.input if node.name in nodes else ():
+            if name in weights:
+                broken = int((~np.isfinite(numpy_helper.to_array(weights[name]))).sum())
+                if broken:
+                    msg = (
+                        f"{broken:,} values of the weight {name}, which {node.name} of {path.name} reads, are not "
+                        f"finite, so they cannot be quantized; look for broken weights in the model"
+                    )
+                    raise QuantizationError(msg)
 
 
 def prepare(path: Path, limit_bytes: int = EXTERNAL_DATA_BYTES) -> None:

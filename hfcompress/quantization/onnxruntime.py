@@ -92,7 +92,7 @@ class OnnxRuntimeQuantizer(Step):
     def apply(self, checkpoint: Checkpoint, output: Path, context: StepContext) -> dict[str, Json]:
         """Export, calibrate where the mode is static, and quantize each graph."""
         from hfcompress.quantization.node_choice import choose
-        from hfcompress.quantization.onnx_graph import prepare
+        from hfcompress.quantization.onnx_graph import check_weights, prepare
         from hfcompress.runtimes.onnxruntime import ONNX_FOLDER, OnnxRuntime
 
         options = self.options
@@ -106,6 +106,8 @@ class OnnxRuntimeQuantizer(Step):
             for graph in graphs.values():
                 prepare(graph)
             choices = choose(graphs, options.operators, options.exclude, products=options.products_of_activations)
+            for name, choice in choices.items():
+                check_weights(graphs[name], choice.computed | choice.stored)
             (output / ONNX_FOLDER).mkdir()
             if options.corrects:
                 detail = self._correct(exported, graphs, choices, output / ONNX_FOLDER, context)
