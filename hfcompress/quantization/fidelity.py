@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -37,7 +38,8 @@ class Reference:
             a fraction of the signal's, the inverse of the signal-to-quantization-noise ratio (0.001 is 30 dB).
 
     Raises:
-        QuantizationError: No output has what the metric compares, or ONNX Runtime cannot run the graph on the rows.
+        QuantizationError: No output has what the metric compares, one is not finite, or ONNX Runtime cannot run the
+            graph on the rows.
     """
 
     def __init__(self, path: Path, batches: Batches, folder: Path, metric: Metric) -> None:
@@ -53,6 +55,12 @@ class Reference:
                 msg = f"ONNX Runtime cannot run {path.name} on the calibration rows: {error}"
                 raise QuantizationError(msg) from error
             for place, made in enumerate(outputs):
+                if not _is_comparable(made, self.metric):
+                    msg = (
+                        f"the output {self._names[place]} of {path.name} is not finite on the calibration rows, so "
+                        f"nothing can be compared with it; look for broken weights or for rows that overflow the model"
+                    )
+                    raise QuantizationError(msg)
                 np.save(folder / f"{self._count}.{place}.npy", made)
             self._count += 1
 
@@ -61,6 +69,8 @@ class Reference:
     ) -> float:
         """Return the metric of the worst output: 0 where all are as the float graph's, more where they differ.
 
+        It is infinite where an output is not finite, and so above any budget.
+
         Args:
             run: Takes names of outputs and a batch of inputs, and gives the outputs, as a session's `run` does.
             given: Inputs that are the same for all batches.
@@ -68,9 +78,13 @@ class Reference:
         sums = np.zeros((len(self._names), 2))
         for number, batch in enumerate(self._batches()):
             for place, made in enumerate(run(self._names, {**batch, **(given or {})})):
+                if not _is_comparable(made, self.metric):
+                    return math.inf
                 expected = np.load(self._folder / f"{number}.{place}.npy")
                 sums[place] += _compare(expected, made, self.metric)
-        return float((sums[:, 0] / sums[:, 1]).max())
+        # a signal of zeros that stays one has no noise, one that does not has nothing but
+        silent = np.where(sums[:, 0] > 0, np.inf, 0.0)
+        return float(np.divide(sums[:, 0], sums[:, 1], out=silent, where=sums[:, 1] > 0).max())
 
     def loss_of(self, path: Path) -> float:
         """Return the loss of a graph in a file."""
@@ -101,6 +115,11 @@ def largest_difference(first: Path, second: Path, batches: Batches, at_most: int
                 scales[place] = max(scales[place], scale)
                 differences[place] = max(differences[place], difference)
     return float((differences / np.where(scales > 0, scales, 1.0)).max())
+
+
+def _is_comparable(made: Array, metric: Metric) -> bool:
+    """Whether a metric can compare an output; logits that a mask made infinite have a largest entry all the same."""
+    return not np.isnan(made).any() if metric == "top1_agreement" else bool(np.isfinite(made).all())
 
 
 def _distance(expected: Array, got: Array) -> tuple[float, float]:
