@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from hfcompress.contracts import Checkpoint, StepContext
+from hfcompress.contracts import Checkpoint, Progress, StepContext
 from hfcompress.data import load_rows
 from hfcompress.errors import QuantizationError, RecipeError
 from hfcompress.quantization.correction_options import CorrectionOptions, SensitivityOptions
@@ -18,7 +18,7 @@ from hfcompress.recipe import DataReference, load_recipe
 pytestmark = [pytest.mark.onnxruntime, pytest.mark.filterwarnings("ignore")]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from hfcompress.contracts import Rows
@@ -74,6 +74,25 @@ def test_smoothing_restores_what_outliers_cost(mode: str, outlying: Path, rows: 
     assert found["loss"]["value"] < losses["none"] / 10
     assert sorted(file.name for file in (tmp_path / "out").iterdir() if file.is_dir()) == ["onnx"]
     assert [file.name for file in (tmp_path / "out" / "onnx").iterdir()] == ["model_quantized.onnx"]
+
+
+def test_few_copies(outlying: Path, rows: Rows, tmp_path: Path) -> None:
+    """Of all that is tried, the float graph, its probe and the best candidate lie on the disk at once."""
+
+    class Counting(Progress):
+        files: ClassVar[list[set[str]]] = []
+
+        def track(self, items: Iterable[Any], total: int, label: str) -> Iterator[Any]:
+            del total
+            for item in items:
+                yield item
+                if label == "smooth":
+                    self.files.append({file.name for file in tmp_path.rglob("*.onnx") if file.is_file()})
+
+    wanted = OnnxRuntimeOptions(runtime="onnxruntime", mode="static", calibration="rows", smooth="auto")
+    context = StepContext(rows, progress=Counting())
+    OnnxRuntimeQuantizer(wanted).apply(Checkpoint(outlying, "transformers"), tmp_path, context)
+    assert [len(files - {"model.onnx", "probed.onnx"}) for files in Counting.files] == [1, 1, 1, 1, 1]
 
 
 def test_one_alpha(outlying: Path, rows: Rows, tmp_path: Path) -> None:

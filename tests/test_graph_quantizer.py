@@ -87,7 +87,7 @@ def quantized(graph: Path, chosen: GraphSettings, **limit: int) -> Path:
     ranges = None
     if chosen.mode == "static":
         wanted = Uncalibrated(graph, activations(graph, chosen.computed))
-        ranges = calibrate({"g": wanted}, lambda: [("g", INPUTS)], "minmax", 99.0)["g"].tensors
+        ranges = calibrate({"g": wanted}, lambda: [("g", INPUTS)], "minmax", 99.0, graph.parent)["g"].tensors
     output = graph.with_name("g_quantized.onnx")
     quantize_graph(graph, chosen, ranges, output, **limit)
     return output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,8 @@ def quantize_corrected(
         nodes = [node.name for node in kinds if node.name in settings.computed | settings.stored]
         corrector = Corrector(path, nodes, options, quantizer, batches[name], folder, progress)
         found[name] = corrector.run(output / f"{path.stem}_quantized.onnx")
+        shutil.rmtree(folder)
+        shutil.rmtree(scratch / "rows" / name)
     return found
 
 
@@ -77,6 +80,7 @@ class _Quantizer:
             lambda: (("graph", batch) for batch in self._batches()),
             options.calibration_method,
             options.percentile,
+            graph.parent,
         )["graph"]
 
     def quantize(self, graph: Path, output: Path, ranges: GraphRanges | None, floating: Collection[str]) -> bool:

@@ -14,7 +14,7 @@ from hfcompress.quantization.bias_correction import correct, corrections
 from hfcompress.quantization.fidelity import Reference
 from hfcompress.quantization.sensitivity import costs, fit, units
 from hfcompress.quantization.smoothing import Smoother
-from hfcompress.runtimes.onnx_files import save_graph
+from hfcompress.runtimes.onnx_files import remove_graph, save_graph
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -141,12 +141,15 @@ class Corrector:
             done = smoother.smooth(strength, file)
             found |= {"activations": done.activations, "left": done.left}
             if done.activations == 0:
+                self._forget(file)
                 break
             draft = _Draft(file, self._quantizer.ranges(file))
             loss = self._loss(draft)
+            loser = best if loss < least else draft
             losses[f"{strength:g}"] = _told(loss)
             if loss < least:
                 best, least, found["alpha"] = draft, loss, strength
+            self._forget(loser.graph)
         detail["smooth"] = {**found, "losses": losses}
         self._progress.note(f"smooth: alpha {found['alpha']}" if found["alpha"] else "smooth: no alpha helps")
         return best
@@ -157,6 +160,7 @@ class Corrector:
         self._quantizer.quantize(draft.graph, everything, draft.ranges, ())
         parts = units(self._nodes, budget.by)
         cost = costs(draft.graph, everything, parts, self._reference, self._scratch, self._progress)
+        self._forget(everything)
 
         def loss(floating: Collection[str]) -> float:
             return self._loss(
@@ -189,6 +193,7 @@ class Corrector:
         save_graph(model, file)
         better = _Draft(file, _with_new(draft.ranges, new))
         before, after = self._reference.loss_of(plain), self._loss(better, floating)
+        self._forget(plain)
         detail["bias_correction"] = {
             "maps": len(added),
             "biases_added": len(new),
@@ -200,7 +205,14 @@ class Corrector:
     def _loss(self, draft: _Draft, floating: Collection[str] = ()) -> float:
         path = self._scratch / "trial.onnx"
         self._quantizer.quantize(draft.graph, path, draft.ranges, floating)
-        return self._reference.loss_of(path)
+        loss = self._reference.loss_of(path)
+        self._forget(path)
+        return loss
+
+    def _forget(self, graph: Path) -> None:
+        """Remove a temporary graph, so that few copies of a large model lie on the disk at once."""
+        if graph != self._graph:
+            remove_graph(graph)
 
 
 def _told(loss: float) -> float | None:

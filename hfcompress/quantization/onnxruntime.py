@@ -165,6 +165,7 @@ class OnnxRuntimeQuantizer(Step):
             lambda: feeds(exported, rows, self.options.batch_size, context.progress),
             self.options.calibration_method,
             self.options.percentile,
+            exported.path,
         )
 
     def _quantize(self, graph: Path, choice: NodeChoice, ranges: GraphRanges | None, output: Path) -> dict[str, Json]:
