@@ -91,11 +91,9 @@ def test_the_same_infinities(tmp_path: Path) -> None:
 
 
 def test_no_logits(tmp_path: Path) -> None:
-    """Agreement of the largest entry is refused where the graph has no logits, with the name of what it has."""
-    with pytest.raises(
-        QuantizationError, match=r"top1_agreement` compares logits, and g\.onnx has none; .+ are embeds"
-    ):
-        reference(tmp_path, "top1_agreement", embeds=4)
+    """A graph without logits has the cosine in the place of the agreement of logits, and says so."""
+    found = reference(tmp_path, "top1_agreement", embeds=4)
+    assert (found.metric, found.loss(lambda _, batch: [-batch["x"]])) == ("cosine", 2.0)
 
 
 def test_a_graph_that_cannot_run(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ class Corrector:
         chosen = fit(parts, cost, budget.max_drop, loss, self._reference.metric)
         ranked = sorted(parts, key=lambda unit: -cost[unit.name])
         detail["sensitivity"] = {
-            "metric": budget.metric,
+            "metric": self._reference.metric,
             "max_drop": budget.max_drop,
             "loss": {"before": _told(chosen.loss_quantized), "after": _told(chosen.loss)},
             "in_float": [{"name": unit.name, "cost": _told(cost[unit.name])} for unit in chosen.in_float],

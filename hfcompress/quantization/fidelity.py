@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from hfcompress.errors import QuantizationError
+from hfcompress.quantization.onnx_graph import is_logits
 from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS, session
 
 if TYPE_CHECKING:
@@ -35,7 +36,11 @@ class Reference:
         folder: An empty folder, in which the outputs are kept.
         metric: `cosine`: 1 less the mean cosine of the vectors to those of the float graph. `top1_agreement`: the
             fraction of vectors of logits whose largest entry stands elsewhere. `sqnr`: the power of the difference as
-            a fraction of the signal's, the inverse of the signal-to-quantization-noise ratio (0.001 is 30 dB).
+            a fraction of the signal's, the inverse of the signal-to-quantization-noise ratio (0.001 is 30 dB). A graph
+            without logits, such as an encoder, has `cosine` in the place of `top1_agreement`.
+
+    Attributes:
+        metric: The metric that is used.
 
     Raises:
         QuantizationError: No output has what the metric compares, one is not finite, or ONNX Runtime cannot run the
@@ -43,18 +48,21 @@ class Reference:
     """
 
     def __init__(self, path: Path, batches: Batches, folder: Path, metric: Metric) -> None:
-        self.metric = metric
         self._batches, self._folder = batches, folder
         running = session(path)
-        self._names = _compared([(put.name, put.type) for put in running.get_outputs()], metric, path.name)
+        outputs = [(put.name, put.type) for put in running.get_outputs()]
+        self.metric: Metric = (
+            "cosine" if metric == "top1_agreement" and not any(is_logits(name) for name, _ in outputs) else metric
+        )
+        self._names = _compared(outputs, self.metric, path.name)
         self._count = 0
         for batch in batches():
             try:
-                outputs = running.run(self._names, dict(batch))
+                arrays = running.run(self._names, dict(batch))
             except RUNTIME_ERRORS as error:
                 msg = f"ONNX Runtime cannot run {path.name} on the calibration rows: {error}"
                 raise QuantizationError(msg) from error
-            for place, made in enumerate(outputs):
+            for place, made in enumerate(arrays):
                 if not _is_comparable(made, self.metric):
                     msg = (
                         f"the output {self._names[place]} of {path.name} is not finite on the calibration rows, so "
@@ -135,14 +143,7 @@ def _compared(outputs: Iterable[tuple[str, str]], metric: Metric, graph: str) ->
     """Return the names of the outputs that a metric compares."""
     floats = [name for name, kind in outputs if kind in {"tensor(float)", "tensor(float16)"}]
     if metric == "top1_agreement":
-        chosen = [name for name in floats if name.startswith("logits")]
-        if not chosen:
-            msg = (
-                f"`metric: top1_agreement` compares logits, and {graph} has none; its outputs are {', '.join(floats)}. "
-                f"Use `metric: cosine`"
-            )
-            raise QuantizationError(msg)
-        return chosen
+        return [name for name in floats if is_logits(name)]
     own = [name for name in floats if not name.startswith(("logits_per_", "present"))]
     if not (own or floats):
         msg = f"{graph} has no float output, so its fidelity cannot be measured"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
-__all__ = ["FLOAT_OUTPUT", "Operators", "activations", "check_weights", "load_graph", "prepare", "survey"]
+__all__ = ["FLOAT_OUTPUT", "Operators", "activations", "check_weights", "is_logits", "load_graph", "prepare", "survey"]
 
 _SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
@@ -75,6 +75,11 @@ def activations(path: Path, nodes: Collection[str]) -> frozenset[str]:
             found.update(name for name in node.input if name and name not in weights)
             found.update(() if node.op_type in FLOAT_OUTPUT else node.output)
     return frozenset(found)
+
+
+def is_logits(output: str) -> bool:
+    """Whether an output of a graph, by its name, holds logits."""
+    return output.startswith("logits")
 
 
 def load_graph(path: Path) -> onnx.ModelProto:

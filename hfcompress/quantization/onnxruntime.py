@@ -67,6 +67,12 @@ class OnnxRuntimeQuantizer(Step):
                 raise QuantizationError(msg)
         task = export_task(before.config)
         check_layout(before.config, options.layout)
+        if options.layout == "towers" and options.sensitivity and options.sensitivity.metric == "top1_agreement":
+            msg = (
+                "`metric: top1_agreement` compares logits, and towers give embeddings alone; use `metric: cosine`, or "
+                "`layout: combined`"
+            )
+            raise QuantizationError(msg)
         changes = [f"export to ONNX ({task})"]
         if options.optimize is not None:
             from hfcompress.quantization.onnx_optimizer import check_optimizable
