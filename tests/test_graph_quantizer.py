@@ -181,14 +181,14 @@ def test_a_pattern_that_matches_nothing(graph: Path) -> None:
     from hfcompress.quantization.node_choice import choose
 
     with pytest.raises(QuantizationError, match=r"^exclude: 'produkt' matches none of the 4 nodes .+ as product"):
-        choose({"g": graph}, ("MatMul", "Conv", "Gather"), ("produkt",), products=False)
+        choose({"g": graph}, ("MatMul", "Gemm", "Conv", "Gather"), ("produkt",), products=False)
 
 
 def test_excluded_nodes_stay_in_float(graph: Path) -> None:
     """What `exclude` names is left alone, and is told apart."""
     from hfcompress.quantization.node_choice import choose
 
-    choice = choose({"g": graph}, ("MatMul", "Conv", "Gather"), ("prod*",), products=False)["g"]
+    choice = choose({"g": graph}, ("MatMul", "Gemm", "Conv", "Gather"), ("prod*",), products=False)["g"]
     assert choice.excluded == {"product"}
     assert len(choice.computed) == 1
 
@@ -214,3 +214,15 @@ def test_weights_that_are_not_finite(weight: str, node: str, value: float, graph
     ):
         check_weights(graph, nodes)
     check_weights(graph, nodes - {node})
+
+
+@pytest.mark.parametrize(
+    ("operators", "expected"),
+    [(("Gemm",), {"gemm_MatMul"}), (("MatMul",), {"product"}), (("MatMul", "Gemm"), {"gemm_MatMul", "product"})],
+    ids=["Gemm", "MatMul", "both"],
+)
+def test_operators_mean_what_the_export_has(operators: tuple[str, ...], expected: set[str], graph: Path) -> None:
+    """A `Gemm` of the export is one to the recipe, though it is quantized as a `MatMul`."""
+    from hfcompress.quantization.node_choice import choose
+
+    assert choose({"g": graph}, operators, (), products=False)["g"].computed == expected

@@ -50,15 +50,14 @@ def choose(
 
     Args:
         graphs: Name → graph, in the form that `prepare` gives.
-        operators: Operator types that are quantized; `Gemm` is `MatMul` in such a graph.
+        operators: Operator types that are quantized; `Gemm` means the products that were one before `prepare`.
         exclude: Patterns of node names that stay in float (`fnmatch`).
         products: Whether products of two activations are quantized too.
 
     Raises:
         QuantizationError: A pattern matches no node that would be quantized, or nothing is left to quantize.
     """
-    types = sorted({"MatMul" if operator == "Gemm" else operator for operator in operators})
-    surveys = {name: survey(path, types) for name, path in graphs.items()}
+    surveys = {name: survey(path, operators) for name, path in graphs.items()}
     candidates = {
         name: frozenset(found.weighted + (found.unweighted if products else ())) for name, found in surveys.items()
     }

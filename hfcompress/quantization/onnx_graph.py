@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["FLOAT_OUTPUT", "Operators", "activations", "check_weights", "is_logits", "load_graph", "prepare", "survey"]
 
 _SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+_WAS_GEMM = "made from a Gemm"
+"""What the documentation of a product says that `prepare` made, so that a recipe can tell it from others."""
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 
 FLOAT_OUTPUT = frozenset({"MatMul", "Gemm"})
@@ -45,6 +47,7 @@ def survey(path: Path, operators: Iterable[str]) -> Operators:
     """Sort the nodes of the given operator types by whether one of their inputs is a weight.
 
     Operators that are neither products nor look-ups ("Add", "Softmax") have no such distinction and count as weighted.
+    A product that was a `Gemm` before `prepare` is one here.
     """
     graph = onnx.load(path, load_external_data=False).graph
     constants = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
@@ -55,7 +58,7 @@ def survey(path: Path, operators: Iterable[str]) -> Operators:
     weighted: list[str] = []
     unweighted: list[str] = []
     for node in graph.node:
-        if node.op_type in wanted:
+        if ("Gemm" if node.doc_string == _WAS_GEMM else node.op_type) in wanted:
             read = node.input[:1] if node.op_type == "Gather" else node.input[:2]
             free = node.op_type not in _PRODUCTS and node.op_type != "Gather"
             (weighted if free or constants & set(read) else unweighted).append(node.name)
@@ -138,7 +141,11 @@ def prepare(path: Path, limit_bytes: int = EXTERNAL_DATA_BYTES) -> None:
     _name_nodes(model.graph)
     _fold_copies(model.graph)
     wrapped = ONNXModel(model)
+    names = {node.name for node in model.graph.node}
     wrapped.replace_gemm_with_matmul()
+    for node in wrapped.model.graph.node:
+        if node.op_type == "MatMul" and node.name not in names:
+            node.doc_string = _WAS_GEMM
     wrapped.clean_initializers()
     save_graph(wrapped.model, path, limit_bytes)
 
