@@ -18,11 +18,25 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
-__all__ = ["FLOAT_OUTPUT", "Operators", "activations", "check_weights", "is_logits", "load_graph", "prepare", "survey"]
+__all__ = [
+    "FLOAT_OUTPUT",
+    "Operators",
+    "activations",
+    "check_weights",
+    "is_logits",
+    "load_graph",
+    "logit_products",
+    "prepare",
+    "survey",
+]
 
 _SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _WAS_GEMM = "made from a Gemm"
 """What the documentation of a product says that `prepare` made, so that a recipe can tell it from others."""
+_FORMS = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Transpose"})
+"""Operators that give what they read first, in another form."""
+_SCALES = frozenset({"Add", "Mul", "Div"})
+"""Operators that shift or scale an activation where the other thing that they read is a constant."""
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 
 FLOAT_OUTPUT = frozenset({"MatMul", "Gemm"})
@@ -96,6 +110,28 @@ def load_graph(path: Path) -> onnx.ModelProto:
     except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError, DecodeError) as error:
         msg = f"{path.name} cannot be read as an ONNX graph: {error}"
         raise QuantizationError(msg) from error
+
+
+def logit_products(path: Path) -> frozenset[str]:
+    """Return the names of the products with a weight whose result, with a bias or in another shape, is a logit output.
+
+    Args:
+        path: A graph in the form that `prepare` gives.
+    """
+    graph = onnx.load(path, load_external_data=False).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    found: set[str] = set()
+    for put in graph.output:
+        name = put.name if is_logits(put.name) else None
+        while name in producers:
+            node = producers[name]
+            read = [other for other in node.input if other and other not in constants]
+            if node.op_type == "MatMul" and node.input[1] in constants:
+                found.add(node.name)
+            passes = node.op_type in _FORMS or (node.op_type in _SCALES and len(read) == 1)
+            name = read[0] if passes and read else None
+    return frozenset(found)
 
 
 def check_weights(path: Path, nodes: Collection[str]) -> None:

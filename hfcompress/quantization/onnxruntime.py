@@ -27,8 +27,8 @@ class OnnxRuntimeQuantizer(Step):
     """Exports to ONNX and quantizes the weights, and the activations that meet them.
 
     Products with a weight compute in low precision, their results stay in float. Convolutions and look-up tables are
-    stored in 8 bits and compute in float. Products of two activations (attention scores, the final similarity) stay
-    in float.
+    stored in 8 bits and compute in float, and so is the product that makes a decoder's logits. Products of two
+    activations (attention scores, the final similarity) stay in float.
     """
 
     Options: ClassVar[type[OnnxRuntimeOptions]] = OnnxRuntimeOptions
@@ -111,7 +111,14 @@ class OnnxRuntimeQuantizer(Step):
             self._optimize(exported, graphs)
             for graph in graphs.values():
                 prepare(graph)
-            choices = choose(graphs, options.operators, options.exclude, products=options.products_of_activations)
+            choices = choose(
+                graphs,
+                options.operators,
+                options.exclude,
+                products=options.products_of_activations,
+                # where activations are in float, all products are
+                logits_in_float=options.mode != "weight_only" and not options.products_of_activations,
+            )
             for name, choice in choices.items():
                 check_weights(graphs[name], choice.computed | choice.stored)
             (output / ONNX_FOLDER).mkdir()
@@ -227,6 +234,8 @@ class OnnxRuntimeQuantizer(Step):
             "float_nodes": len(choice.excluded) + len(choice.too_sensitive) + len(choice.products),
             "external_data": external,
         }
+        if choice.logits:
+            found["logits_in_float"] = [*sorted(choice.logits)]
         if choice.excluded:
             found["excluded"] = [*sorted(choice.excluded)]
         if ranges is not None and self.options.calibration_method != "minmax":
