@@ -235,6 +235,7 @@ def test_operators_mean_what_the_export_has(operators: tuple[str, ...], expected
 def test_logits_are_computed_in_float(mode: Mode, per_channel: bool, graph: Path) -> None:  # noqa: FBT001 - a case
     """The product that makes logits reads its activation in float, and its weight is stored in 8 bits all the same."""
     import onnx
+    import onnxruntime
 
     from hfcompress.quantization.node_choice import choose
 
@@ -249,10 +250,17 @@ def test_logits_are_computed_in_float(mode: Mode, per_channel: bool, graph: Path
     nodes = {node.name: node for node in onnx.load(output).graph.node}
     types = {tensor.name: (tensor.data_type, list(tensor.dims)) for tensor in onnx.load(output).graph.initializer}
     expansion = next(node for node in nodes.values() if nodes["product"].input[1] in node.output)
+    stored = next(node for node in nodes.values() if expansion.input[0] in node.output).input[0]
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(graph.with_name("optimized.onnx"))
+    onnxruntime.InferenceSession(str(output), options, providers=["CPUExecutionProvider"])
+    runs = {node.op_type for node in onnx.load(graph.with_name("optimized.onnx")).graph.node}
     before = run(graph)
 
     assert (chosen.computed, "product" in chosen.stored) == ({"gemm_MatMul"}, True)
-    assert (expansion.op_type, types[expansion.input[0]]) == ("DequantizeLinear", (onnx.TensorProto.INT8, [32, 16]))
+    assert (expansion.op_type, types[stored]) == ("Mul", (onnx.TensorProto.INT8, [32, 16]))
+    assert "MatMul" in runs
+    assert "MatMulNBits" not in runs
     assert types[expansion.input[1]] == (onnx.TensorProto.FLOAT, [16] if per_channel else [])
     assert not any(dims == [32, 16] and kind == onnx.TensorProto.FLOAT for kind, dims in types.values())
     assert np.abs(run(output) - before).max() < 0.05 * np.abs(before).max()

@@ -80,17 +80,21 @@ def _quantized(weight: np.ndarray[Any, Any], channels: int | None) -> tuple[np.n
 
 def _multiplied(node: onnx.NodeProto, prefix: str, channels: int | None, *, new: bool) -> Iterator[onnx.NodeProto]:
     """Yield a convolution or a product, after the expansion of its weight."""
-    if new:
+    expanded, scale = f"{prefix}_expanded", f"{prefix}_scale"
+    if new and node.op_type == "MatMul":
+        # ONNX Runtime would turn a product with a dequantized weight into one that rounds its activations to 8 bits
+        yield helper.make_node(
+            "Cast", [f"{prefix}_quantized"], [f"{prefix}_wide"], f"{prefix}_Cast", to=TensorProto.FLOAT
+        )
+        yield helper.make_node("Mul", [f"{prefix}_wide", scale], [expanded], f"{prefix}_Mul")
+    elif new:
         expansion = helper.make_node(
-            "DequantizeLinear",
-            [f"{prefix}_quantized", f"{prefix}_scale"],
-            [f"{prefix}_expanded"],
-            f"{prefix}_DequantizeLinear",
+            "DequantizeLinear", [f"{prefix}_quantized", scale], [expanded], f"{prefix}_DequantizeLinear"
         )
         if channels is not None:
             expansion.attribute.append(helper.make_attribute("axis", channels))
         yield expansion
-    node.input[1] = f"{prefix}_expanded"
+    node.input[1] = expanded
     yield node
 
 
