@@ -15,9 +15,10 @@ from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry, Q
 
 from hfcompress.errors import QuantizationError
 from hfcompress.quantization.graph_check import check_quantized, check_types
-from hfcompress.quantization.onnx_graph import EXTERNAL_DATA_BYTES, load_graph, save_graph
+from hfcompress.quantization.onnx_graph import FLOAT_OUTPUT, load_graph
 from hfcompress.quantization.stored_weights import STORED_OPERATORS, store_weights
-from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS, check_loads
+from hfcompress.runtimes.onnx_files import EXTERNAL_DATA_BYTES, remove_graph, save_graph
+from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS, session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +38,6 @@ _ACTIVATION_TYPES: dict[Activations, QuantType] = {
     "int8": QuantType.QInt8,
     "uint16": QuantType.QUInt16,
 }
-_FLOAT_OUTPUT = ["MatMul", "Gemm"]
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,9 @@ def quantize_graph(
     check_quantized(model.graph, computed)
     external = save_graph(model, output, limit_bytes)
     try:
-        check_loads(output)
+        session(output)
     except QuantizationError:
-        output.unlink()
-        output.with_name(f"{output.name}_data").unlink(missing_ok=True)
+        remove_graph(output)
         raise
     return external
 
@@ -158,7 +157,7 @@ def _computed(model: onnx.ModelProto, settings: GraphSettings, ranges: TensorsDa
             extra_options={
                 "WeightSymmetric": True,
                 "ActivationSymmetric": False,
-                "OpTypesToExcludeOutputQuantization": _FLOAT_OUTPUT,
+                "OpTypesToExcludeOutputQuantization": [*FLOAT_OUTPUT],
             },
         )
     check_types(model.graph, quantizer.value_infos, settings.computed)

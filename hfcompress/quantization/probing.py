@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from hfcompress.errors import QuantizationError
-from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
+from hfcompress.runtimes.onnx_files import save_graph
+from hfcompress.runtimes.onnx_session import session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -18,13 +17,11 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = np.ndarray[Any, Any]
 
-__all__ = ["Batches", "ChannelMeans", "channel_maxima", "opset", "save_model", "session"]
+__all__ = ["Batches", "ChannelMeans", "channel_maxima", "opset"]
 
 Batches: TypeAlias = "Callable[[], Iterable[Mapping[str, Array]]]"
 """Gives all batches of a graph's inputs, from the first, each time that it is called."""
 
-_LARGE_BYTES = 1 << 30
-"""Protocol buffers end at 2 GiB; weights leave the file well before."""
 _AXES_AS_INPUT = {"ReduceMax": 18, "ReduceSum": 13}
 """The opset from which a reduction takes its axes as an input."""
 
@@ -32,34 +29,6 @@ _AXES_AS_INPUT = {"ReduceMax": 18, "ReduceSum": 13}
 def opset(model: onnx.ModelProto) -> int:
     """Return the version of ONNX's own operators that a model uses."""
     return next(int(item.version) for item in model.opset_import if item.domain in {"", "ai.onnx"})
-
-
-def save_model(model: onnx.ModelProto, path: Path) -> Path:
-    """Write a model, its weights beside it where they are too large for one file; the model is left as it was."""
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= _LARGE_BYTES:
-        onnx.save(model, path)
-        return path
-    data = path.with_name(f"{path.name}_data")
-    data.unlink(missing_ok=True)  # onnx writes behind what is there
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    onnx.save(copied, path, save_as_external_data=True, location=data.name, size_threshold=1024)
-    return path
-
-
-def session(path: Path) -> onnxruntime.InferenceSession:
-    """Return a session of ONNX Runtime on the CPU.
-
-    Raises:
-        QuantizationError: ONNX Runtime cannot load the graph.
-    """
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3  # errors come as exceptions; its warnings tell of its own optimizations
-    try:
-        return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
-    except RUNTIME_ERRORS as error:
-        msg = f"ONNX Runtime cannot load {path.name} to measure its errors: {error}"
-        raise QuantizationError(msg) from error
 
 
 def channel_maxima(
@@ -129,7 +98,10 @@ class _Reduction:
             _add_reduction(probed, name, width, f"probe/{place}", operator)
         self._names = list(widths)
         self._wanted = [f"probe/{place}/{what}" for place in range(len(widths)) for what in ("value", "shape")]
-        self._session = session(save_model(probed, scratch / "probed.onnx")) if widths else None
+        self._session = None
+        if widths:
+            save_graph(probed, scratch / "probed.onnx")
+            self._session = session(scratch / "probed.onnx")
 
     def over(self, batch: Mapping[str, Array]) -> Iterable[tuple[str, Array, int]]:
         if self._session is None:

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 
 from hfcompress.errors import QuantizationError
-from hfcompress.quantization.probing import save_model, session
 from hfcompress.quantization.splicing import gate, replacements, switched
+from hfcompress.runtimes.onnx_files import remove_graph, save_graph
+from hfcompress.runtimes.onnx_session import session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -111,11 +112,15 @@ def costs(
     changed = replacements(first, second)
     owners = _owners(first, changed, {name: unit.name for unit in measured for name in unit.nodes})
     forms = {name: changed[name] for name in owners}
-    running = session(save_model(switched(first, second, forms), scratch / "switched.onnx"))
+    file = scratch / "switched.onnx"
+    save_graph(switched(first, second, forms), file)
+    running = session(file)
     found = {}
     for unit in progress.track(measured, len(measured), "sensitivity"):
         flags = {gate(name): np.array(owner == unit.name) for name, owner in owners.items()}
         found[unit.name] = reference.loss(running.run, flags)
+    del running  # it may have the file open
+    remove_graph(file)
     return found
 
 

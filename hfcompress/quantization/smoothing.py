@@ -18,8 +18,9 @@ from onnx import numpy_helper
 
 from hfcompress.errors import ProofError, QuantizationError
 from hfcompress.quantization.fidelity import largest_difference
-from hfcompress.quantization.probing import channel_maxima, save_model
+from hfcompress.quantization.probing import channel_maxima
 from hfcompress.quantization.wiring import LinearMap, Wiring, linear_maps
+from hfcompress.runtimes.onnx_files import remove_graph, save_graph
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -123,7 +124,7 @@ class Smoother:
             output: File of the smoothed graph.
 
         Raises:
-            ProofError: The smoothed graph computes something else than the float graph; nothing is written.
+            ProofError: The smoothed graph computes something else than the float graph; the file is removed.
         """
         model = onnx.load(self._path)
         wiring = Wiring(model)
@@ -131,15 +132,15 @@ class Smoother:
             group.activation: _scale(group, self._maxima[group.activation], strength, wiring) for group in self._groups
         }
         _apply(model, self._groups, scales)
-        draft = save_model(model, self._scratch / "smoothed.onnx")
-        differs = largest_difference(self._path, draft, self._batches, at_most=1)
+        save_graph(model, output)
+        differs = largest_difference(self._path, output, self._batches, at_most=1)
         if differs > _TOLERANCE:
+            remove_graph(output)
             msg = (
                 f"smoothing with {strength} changes an output of {self._path.name} by {differs:.1e} of its scale (at "
                 f"most {_TOLERANCE:.0e} is accepted); use `smooth: null`"
             )
             raise ProofError(msg)
-        save_model(model, output)
         return Smoothed(len(self._groups), self._candidates - len(self._groups))
 
     def _proven(self, model: onnx.ModelProto, groups: list[_Group]) -> list[_Group]:
@@ -151,8 +152,11 @@ class Smoother:
         trial.CopyFrom(model)
         random = np.random.default_rng(0)
         _apply(trial, moved, {group.activation: random.uniform(0.5, 2.0, group.width) for group in moved})
-        draft = save_model(trial, self._scratch / "trial.onnx")
-        if largest_difference(self._path, draft, self._batches, at_most=1) <= _TOLERANCE:
+        draft = self._scratch / "proof.onnx"
+        save_graph(trial, draft)
+        differs = largest_difference(self._path, draft, self._batches, at_most=1)
+        remove_graph(draft)
+        if differs <= _TOLERANCE:
             return groups
         return [group for group in groups if not group.moved]
 

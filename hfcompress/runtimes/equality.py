@@ -28,11 +28,14 @@ def check_equal(
     Args:
         kind: The model's class, for the error.
         expected: The model's outputs; those that are to be compared.
-        found: The export's outputs, these among them.
+        found: The export's outputs.
 
     Raises:
         QuantizationError: The model gives something that is not finite, or the export gives something else.
     """
+    if missing := sorted(expected.keys() - found.keys()):
+        msg = f"the export is not the {kind}: it lacks the outputs {', '.join(missing)}; it has {', '.join(found)}"
+        raise QuantizationError(msg)
     for name, value in expected.items():
         if not np.isfinite(value).all():
             msg = f"the output {name!r} of the {kind} itself is not finite on plain noise; its weights are broken"

@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import onnxruntime
 import torch
 from optimum.exporters.onnx import OnnxConfig
 from optimum.utils import NormalizedConfig
@@ -18,7 +17,7 @@ from hfcompress.inputs import audio_inputs, load_processor
 from hfcompress.probes import example_inputs
 from hfcompress.runtimes.equality import check_equal
 from hfcompress.runtimes.onnx_export import Export, is_dual_encoder
-from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
+from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS, session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -179,12 +178,12 @@ def _check(model: PreTrainedModel, path: Path, graphs: Path, adapt: Adapt) -> No
     """
     rows = _ROWS + 2
     inputs = _inputs(model, path, adapt, rows, rows, _TOKENS + 1)
-    session = onnxruntime.InferenceSession(str(graphs / "model.onnx"), providers=["CPUExecutionProvider"])
-    names = [put.name for put in session.get_outputs()]
-    wanted = {put.name for put in session.get_inputs()}
+    running = session(graphs / "model.onnx")
+    names = [put.name for put in running.get_outputs()]
+    wanted = {put.name for put in running.get_inputs()}
     given = {name: tensor.numpy() for name, tensor in inputs.items() if name in wanted}
     try:
-        found = dict(zip(names, session.run(names, given), strict=True))
+        found = dict(zip(names, running.run(names, given), strict=True))
     except RUNTIME_ERRORS as error:
         msg = f"the exported graph of a {type(model).__name__} runs with no other number of rows or tokens: {error}"
         raise QuantizationError(msg) from error

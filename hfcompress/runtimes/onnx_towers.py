@@ -8,6 +8,7 @@ import onnx
 from onnx.utils import Extractor
 
 from hfcompress.errors import QuantizationError
+from hfcompress.runtimes.onnx_files import save_graph
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +53,7 @@ def lay_out(graphs: Path, config: PretrainedConfig, layout: Layout) -> None:
         tower = extractor.extract_model(sorted(read[output]), [output])
         if not hasattr(config, "projection_dim"):
             _add_pooled(tower.graph, output)
-        _save(tower, graphs / f"{file}.onnx")
+        save_graph(tower, graphs / f"{file}.onnx")
     if layout == "towers":
         for whole in graphs.glob(f"{_COMBINED}*"):
             whole.unlink()
@@ -85,11 +86,3 @@ def _add_pooled(graph: onnx.GraphProto, output: str) -> None:
     pooled.name = _POOLED
     graph.node.append(onnx.helper.make_node("Identity", [output], [_POOLED], name=f"/{_POOLED}"))
     graph.output.append(pooled)
-
-
-def _save(model: onnx.ModelProto, file: Path) -> None:
-    """Save a graph, with its weights in a file of their own where one file cannot hold them."""
-    if model.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF:
-        onnx.save(model, file, save_as_external_data=True, location=f"{file.name}_data")
-    else:
-        onnx.save(model, file)

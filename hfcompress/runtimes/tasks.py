@@ -6,7 +6,6 @@ import inspect
 from typing import TYPE_CHECKING, Any, Literal
 
 from optimum.exporters.tasks import TasksManager
-from optimum.utils import DEFAULT_DUMMY_SHAPES
 
 from hfcompress.anatomy import model_class
 
@@ -47,4 +46,4 @@ def tracing_shapes(config: PretrainedConfig) -> dict[str, int]:
     if positions is None:
         return {}
     # a Whisper reads exactly as many frames as its encoder has places for, two a place
-    return {"nb_max_frames": min(2 * positions, DEFAULT_DUMMY_SHAPES["nb_max_frames"])}
+    return {"nb_max_frames": 2 * positions}

@@ -1,0 +1,78 @@
+"""Promises of the writer of ONNX graphs."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hfcompress
+from tests.onnx_graphs import run, write_graph
+
+pytestmark = pytest.mark.onnxruntime
+
+BATCH = {"x": np.ones((1, 2, 40), np.float32)}
+MODULES = [
+    file
+    for part in ("runtimes", "quantization")
+    for file in sorted((Path(hfcompress.__file__).parent / part).glob("*.py"))
+]
+
+
+def write(path: Path) -> Path:
+    """Write a graph of two products, whose weights have 40 * 40 * 4 bytes each."""
+    weights = {name: np.full((40, 40), value) for name, value in (("v", 0.5), ("w", 2.0))}
+    return write_graph(path, [("MatMul", ["x", "v"], "h"), ("MatMul", ["h", "w"], "y")], weights, 40, {"y": 40})
+
+
+@pytest.mark.parametrize(("limit_bytes", "beside"), [(12_800, False), (12_799, True)])
+def test_all_weights_count_together(limit_bytes: int, beside: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a case
+    """Weights lie beside the graph where their sum exceeds the limit, and the model is left as it was either way."""
+    import onnx
+    from onnx import numpy_helper
+    from onnx.external_data_helper import uses_external_data
+
+    from hfcompress.runtimes.onnx_files import save_graph, weights_bytes
+
+    model = onnx.load(write(tmp_path / "first.onnx"))
+    saved = tmp_path / "saved.onnx"
+    found = [save_graph(model, saved, limit_bytes) for _ in range(2)]
+
+    assert found == [beside, beside]
+    assert weights_bytes(model) == 12_800
+    assert not any(uses_external_data(tensor) for tensor in model.graph.initializer)
+    values = {tensor.name: np.unique(numpy_helper.to_array(tensor)).tolist() for tensor in model.graph.initializer}
+    assert values == {"v": [0.5], "w": [2.0]}
+    assert (tmp_path / "saved.onnx_data").exists() == beside
+    assert saved.stat().st_size < 12_800 or not beside
+    np.testing.assert_array_equal(run(saved, BATCH)[0], run(tmp_path / "first.onnx", BATCH)[0])
+
+
+def test_a_second_graph_of_a_name_replaces_the_first(tmp_path: Path) -> None:
+    """Weights of an earlier graph neither stay before those of a later one nor outlive it."""
+    import onnx
+
+    from hfcompress.runtimes.onnx_files import remove_graph, save_graph
+
+    model = onnx.load(write(tmp_path / "first.onnx"))
+    saved, data = tmp_path / "saved.onnx", tmp_path / "saved.onnx_data"
+    save_graph(model, saved, 0)
+    size_bytes = data.stat().st_size
+    save_graph(model, saved, 0)
+    assert data.stat().st_size == size_bytes
+    save_graph(model, saved)
+    assert not data.exists()
+    save_graph(model, saved, 0)
+    remove_graph(saved)
+    assert [file.name for file in tmp_path.iterdir()] == ["first.onnx"]
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: file.name)
+def test_no_model_is_asked_for_its_size(file: Path) -> None:
+    """`ByteSize` serializes the model and fails beyond 2 GiB, so nothing calls it."""
+    names = {
+        node.attr for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)
+    }
+    assert "ByteSize" not in names
