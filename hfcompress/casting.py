@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from hfcompress.contracts import Checkpoint, Forecast, Format, Json, Options, Step
 from hfcompress.errors import QuantizationError
+from hfcompress.graph_names import graph_file
 from hfcompress.registry import RUNTIMES
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ def _cast_onnx(exported: Path, output: Path) -> Iterable[Path]:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     for graph in sorted(exported.rglob("*.onnx")):
-        place = output / graph.relative_to(exported).with_stem(f"{graph.stem}_fp16")
+        place = output / graph.relative_to(exported).with_name(graph_file(graph.stem, "float16"))
         place.parent.mkdir(exist_ok=True)
         typed = graph.with_stem(f"{graph.stem}_typed")
         # by path, for a model of more than 2 GB has no other way; the conversion looks types up where it casts back
