@@ -111,7 +111,7 @@ def quantize_static(
 
 def run(path: Path, batch: Mapping[str, Array]) -> list[Array]:
     """Return the outputs of a graph."""
-    from hfcompress.quantization.probing import session
+    from hfcompress.runtimes.onnx_session import session
 
     outputs: list[Array] = session(path).run(None, dict(batch))
     return outputs

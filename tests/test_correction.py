@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from hfcompress.contracts import Checkpoint, StepContext
+from hfcompress.anatomy import load_config
+from hfcompress.contracts import Checkpoint, Forecast, Progress, StepContext
 from hfcompress.data import load_rows
 from hfcompress.errors import QuantizationError, RecipeError
 from hfcompress.quantization.correction_options import CorrectionOptions, SensitivityOptions
@@ -18,7 +19,7 @@ from hfcompress.recipe import DataReference, load_recipe
 pytestmark = [pytest.mark.onnxruntime, pytest.mark.filterwarnings("ignore")]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from hfcompress.contracts import Rows
@@ -74,6 +75,25 @@ def test_smoothing_restores_what_outliers_cost(mode: str, outlying: Path, rows: 
     assert found["loss"]["value"] < losses["none"] / 10
     assert sorted(file.name for file in (tmp_path / "out").iterdir() if file.is_dir()) == ["onnx"]
     assert [file.name for file in (tmp_path / "out" / "onnx").iterdir()] == ["model_quantized.onnx"]
+
+
+def test_few_copies(outlying: Path, rows: Rows, tmp_path: Path) -> None:
+    """Of all that is tried, the float graph, its probe and the best candidate lie on the disk at once."""
+
+    class Counting(Progress):
+        files: ClassVar[list[set[str]]] = []
+
+        def track(self, items: Iterable[Any], total: int, label: str) -> Iterator[Any]:
+            del total
+            for item in items:
+                yield item
+                if label == "smooth":
+                    self.files.append({file.name for file in tmp_path.rglob("*.onnx") if file.is_file()})
+
+    wanted = OnnxRuntimeOptions(runtime="onnxruntime", mode="static", calibration="rows", smooth="auto")
+    context = StepContext(rows, progress=Counting())
+    OnnxRuntimeQuantizer(wanted).apply(Checkpoint(outlying, "transformers"), tmp_path, context)
+    assert [len(files - {"model.onnx", "probed.onnx"}) for files in Counting.files] == [1, 1, 1, 1, 1]
 
 
 def test_one_alpha(outlying: Path, rows: Rows, tmp_path: Path) -> None:
@@ -136,6 +156,30 @@ def test_agreement_and_weights_alone(clip: Path, rows: Rows, tmp_path: Path) -> 
     budget = {"max_drop": 0.5, "metric": "top1_agreement", "by": "block"}
     found = quantized(clip, rows, tmp_path / "out", "weight_only", weights="int4", sensitivity=budget)
     assert (found["sensitivity"]["in_float"], found["loss"]["metric"]) == ([], "top1_agreement")
+
+
+def test_agreement_in_graphs_without_logits(clip: Path, rows: Rows, tmp_path: Path) -> None:
+    """Towers beside the whole are held to the cosine, and each graph names its metric."""
+    budget = {"max_drop": 0.5, "metric": "top1_agreement", "by": "block"}
+    options: Any = {"mode": "dynamic", "calibration": "rows", "layout": "both", "sensitivity": budget}
+    wanted = OnnxRuntimeOptions(runtime="onnxruntime", **options)
+    detail: Any = OnnxRuntimeQuantizer(wanted).apply(Checkpoint(clip, "transformers"), tmp_path, StepContext(rows))
+    for name, metric in (("model", "top1_agreement"), ("text_model", "cosine"), ("vision_model", "cosine")):
+        found = detail["graphs"][f"{name}.onnx"]
+        assert (found["sensitivity"]["metric"], found["loss"]["metric"]) == (metric, metric)
+
+
+def test_agreement_without_any_logits(clip: Path, rows: Rows, tmp_path: Path) -> None:
+    """Where no graph has logits, their agreement is refused by the plan, and before anything is quantized."""
+    options: Any = {"layout": "towers", "sensitivity": {"max_drop": 0.5, "metric": "top1_agreement"}}
+    wanted = OnnxRuntimeOptions(runtime="onnxruntime", mode="dynamic", calibration="rows", **options)
+    quantizer = OnnxRuntimeQuantizer(wanted)
+    with pytest.raises(
+        QuantizationError, match=r"^`metric: top1_agreement` compares logits, and towers give embeddings"
+    ):
+        quantizer.forecast(Forecast(load_config(clip), "transformers", 10, 40))
+    with pytest.raises(QuantizationError, match=r"no graph has any \(text_model\.onnx gives text_embeds; vision_model"):
+        quantizer.apply(Checkpoint(clip, "transformers"), tmp_path, StepContext(rows))
 
 
 @pytest.mark.parametrize(

@@ -91,11 +91,9 @@ def test_the_same_infinities(tmp_path: Path) -> None:
 
 
 def test_no_logits(tmp_path: Path) -> None:
-    """Agreement of the largest entry is refused where the graph has no logits, with the name of what it has."""
-    with pytest.raises(
-        QuantizationError, match=r"top1_agreement` compares logits, and g\.onnx has none; .+ are embeds"
-    ):
-        reference(tmp_path, "top1_agreement", embeds=4)
+    """A graph without logits has the cosine in the place of the agreement of logits, and says so."""
+    found = reference(tmp_path, "top1_agreement", embeds=4)
+    assert (found.metric, found.loss(lambda _, batch: [-batch["x"]])) == ("cosine", 2.0)
 
 
 def test_a_graph_that_cannot_run(tmp_path: Path) -> None:
@@ -106,5 +104,40 @@ def test_a_graph_that_cannot_run(tmp_path: Path) -> None:
     with pytest.raises(QuantizationError, match=r"^ONNX Runtime cannot run g\.onnx on the calibration rows"):
         Reference(path, random_batches(5), tmp_path, "cosine")
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
-    with pytest.raises(QuantizationError, match=r"^ONNX Runtime cannot load broken\.onnx"):
+    with pytest.raises(QuantizationError, match=r"^ONNX Runtime \S+ cannot load broken\.onnx: "):
         Reference(tmp_path / "broken.onnx", random_batches(4), tmp_path, "cosine")
+
+
+@pytest.mark.parametrize("metric", ["cosine", "top1_agreement", "sqnr"])
+def test_outputs_that_are_not_finite(metric: Metric, tmp_path: Path) -> None:
+    """What is not a number is refused in the float graph, and beyond every budget in another."""
+    from hfcompress.quantization.fidelity import Reference
+
+    found = reference(tmp_path, metric, logits=4)
+    assert found.loss(lambda _, batch: [np.where(batch["x"] > 1, np.nan, batch["x"])]) == np.inf
+    path = write_graph(tmp_path / "root.onnx", [("Sqrt", ["x"], "logits")], {}, 4, {"logits": 4})
+    with pytest.raises(
+        QuantizationError, match=r"^the output logits of root\.onnx is not finite on the calibration rows"
+    ):
+        Reference(path, random_batches(4), tmp_path / "outputs", metric)
+
+
+def test_masked_logits(tmp_path: Path) -> None:
+    """Logits that a mask made infinite have a largest entry, and so agree."""
+    from hfcompress.quantization.fidelity import Reference
+
+    nodes = [("Log", ["mask"], "infinite"), ("Add", ["x", "infinite"], "logits")]
+    path = write_graph(tmp_path / "g.onnx", nodes, {"mask": np.array([0.0, 1.0, 1.0, 1.0])}, 4, {"logits": 4})
+    (tmp_path / "outputs").mkdir()
+    assert Reference(path, random_batches(4), tmp_path / "outputs", "top1_agreement").loss_of(path) == 0.0
+
+
+def test_a_signal_of_zeros(tmp_path: Path) -> None:
+    """An output that is always 0 has no noise where it stays so, and infinite noise where it does not."""
+    from hfcompress.quantization.fidelity import Reference
+
+    path = write_graph(tmp_path / "g.onnx", [("Identity", ["x"], "y")], {}, 4, {"y": 4})
+    (tmp_path / "outputs").mkdir()
+    found = Reference(path, random_batches(4, 0.0), tmp_path / "outputs", "sqnr")
+    assert found.loss(lambda _, batch: [batch["x"]]) == 0.0
+    assert found.loss(lambda _, batch: [batch["x"] + 1]) == np.inf

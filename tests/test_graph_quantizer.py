@@ -74,7 +74,7 @@ def settings(graph: Path, mode: Mode) -> GraphSettings:
     from hfcompress.quantization.graph_quantizer import GraphSettings
     from hfcompress.quantization.node_choice import choose
 
-    choice = choose({"g": graph}, ("MatMul", "Gemm", "Conv", "Gather"), (), products=False)["g"]
+    choice = choose({"g": graph}, ("MatMul", "Gemm", "Conv", "Gather"), (), products=False, logits_in_float=True)["g"]
     return GraphSettings(mode, "int8", "uint8", True, True, 32, choice.computed, choice.stored)  # noqa: FBT003
 
 
@@ -87,7 +87,7 @@ def quantized(graph: Path, chosen: GraphSettings, **limit: int) -> Path:
     ranges = None
     if chosen.mode == "static":
         wanted = Uncalibrated(graph, activations(graph, chosen.computed))
-        ranges = calibrate({"g": wanted}, lambda: [("g", INPUTS)], "minmax", 99.0)["g"].tensors
+        ranges = calibrate({"g": wanted}, lambda: [("g", INPUTS)], "minmax", 99.0, graph.parent)["g"].tensors
     output = graph.with_name("g_quantized.onnx")
     quantize_graph(graph, chosen, ranges, output, **limit)
     return output
@@ -181,13 +181,80 @@ def test_a_pattern_that_matches_nothing(graph: Path) -> None:
     from hfcompress.quantization.node_choice import choose
 
     with pytest.raises(QuantizationError, match=r"^exclude: 'produkt' matches none of the 4 nodes .+ as product"):
-        choose({"g": graph}, ("MatMul", "Conv", "Gather"), ("produkt",), products=False)
+        choose({"g": graph}, ("MatMul", "Gemm", "Conv", "Gather"), ("produkt",), products=False, logits_in_float=True)
 
 
 def test_excluded_nodes_stay_in_float(graph: Path) -> None:
     """What `exclude` names is left alone, and is told apart."""
     from hfcompress.quantization.node_choice import choose
 
-    choice = choose({"g": graph}, ("MatMul", "Conv", "Gather"), ("prod*",), products=False)["g"]
+    choice = choose(
+        {"g": graph}, ("MatMul", "Gemm", "Conv", "Gather"), ("prod*",), products=False, logits_in_float=True
+    )["g"]
     assert choice.excluded == {"product"}
     assert len(choice.computed) == 1
+
+
+@pytest.mark.parametrize(("weight", "node"), [("table", "look-up"), ("w_Transposed", "gemm_MatMul")])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite(weight: str, node: str, value: float, graph: Path) -> None:
+    """A weight that is not finite is named, stored or computed with, unless nothing quantizes it."""
+    import onnx
+    from onnx import numpy_helper
+
+    from hfcompress.quantization.onnx_graph import check_weights
+
+    model = onnx.load(graph)
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == weight)
+    array = numpy_helper.to_array(tensor).copy()
+    array[0, :3] = value
+    tensor.CopyFrom(numpy_helper.from_array(array, weight))
+    onnx.save(model, graph)
+    nodes = {"look-up", "gemm_MatMul", "product"}
+    with pytest.raises(
+        QuantizationError, match=rf"^3 values of the weight {weight}, which {node} of g\.onnx reads, are"
+    ):
+        check_weights(graph, nodes)
+    check_weights(graph, nodes - {node})
+
+
+@pytest.mark.parametrize(
+    ("operators", "expected"),
+    [(("Gemm",), {"gemm_MatMul"}), (("MatMul",), {"product"}), (("MatMul", "Gemm"), {"gemm_MatMul", "product"})],
+    ids=["Gemm", "MatMul", "both"],
+)
+def test_operators_mean_what_the_export_has(operators: tuple[str, ...], expected: set[str], graph: Path) -> None:
+    """A `Gemm` of the export is one to the recipe, though it is quantized as a `MatMul`."""
+    from hfcompress.quantization.node_choice import choose
+
+    assert choose({"g": graph}, operators, (), products=False, logits_in_float=True)["g"].computed == expected
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "static"])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_logits_are_computed_in_float(mode: Mode, per_channel: bool, graph: Path) -> None:  # noqa: FBT001 - a case
+    """The product that makes logits reads its activation in float, and its weight is stored in 8 bits all the same."""
+    import onnx
+
+    from hfcompress.quantization.node_choice import choose
+
+    model = onnx.load(graph)
+    model.graph.output[0].name = "logits"
+    last = next(node for node in model.graph.node if node.name == "product")
+    last.output[0] = "plain"
+    model.graph.node.append(onnx.helper.make_node("Identity", ["plain"], ["logits"], "last"))
+    onnx.save(model, graph)
+    chosen = replace(settings(graph, mode), per_channel=per_channel)
+    output = quantized(graph, chosen)
+    nodes = {node.name: node for node in onnx.load(output).graph.node}
+    types = {tensor.name: (tensor.data_type, list(tensor.dims)) for tensor in onnx.load(output).graph.initializer}
+    expansion = next(node for node in nodes.values() if nodes["product"].input[1] in node.output)
+    before = run(graph)
+
+    assert (chosen.computed, "product" in chosen.stored) == ({"gemm_MatMul"}, True)
+    assert (expansion.op_type, types[expansion.input[0]]) == ("DequantizeLinear", (onnx.TensorProto.INT8, [32, 16]))
+    assert types[expansion.input[1]] == (onnx.TensorProto.FLOAT, [16] if per_channel else [])
+    assert not any(dims == [32, 16] and kind == onnx.TensorProto.FLOAT for kind, dims in types.values())
+    assert np.abs(run(output) - before).max() < 0.05 * np.abs(before).max()
+    anyway = choose({"g": graph}, ("MatMul", "Gemm"), (), products=True, logits_in_float=False)["g"]
+    assert (anyway.computed, anyway.stored) == ({"gemm_MatMul", "product"}, frozenset())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from transformers import BlipConfig, CLIPConfig, FlavaConfig
+from transformers import BlipConfig, CLIPConfig, FlavaConfig, WhisperForConditionalGeneration
 
 from hfcompress.anatomy import load_config, load_model
 from hfcompress.contracts import Checkpoint, StepContext
@@ -285,7 +285,8 @@ def test_unknown_architecture_names_what_is_exported() -> None:
     from hfcompress.runtimes.onnxruntime import OnnxRuntime
 
     expected = (
-        r"^optimum's ONNX exporter has no export for 'flava' models; of the dual encoders it exports .*clip.*, and "
+        r"^optimum's ONNX exporter has no export for 'flava' models; of those that its classes load it exports "
+        r"albert, .*clip, .*whisper, .*, and "
         r"hfcompress adds align, altclip, blip, .*; another package can .* group 'hfcompress\.exports'$"
     )
     with pytest.raises(QuantizationError, match=expected):
@@ -356,3 +357,40 @@ def test_graph_that_is_not_the_model_is_thrown_away(tmp_path: Path) -> None:
         QuantizationError, match=r"^the exported graph is not the AltCLIPModel: its output '\w+' differs by"
     ):
         chosen.check(load_model(source.path), source.path, file.parent)
+
+
+def test_graph_without_an_output_of_the_model_is_thrown_away(tmp_path: Path) -> None:
+    """A graph that lacks an output, and one that does not load, are errors that name what is wrong."""
+    import onnx
+
+    from hfcompress.runtimes.onnx_export import route
+
+    source = saved("altclip", tmp_path / "source")
+    export(source, tmp_path / "out")
+    file = tmp_path / "out" / "onnx" / "model.onnx"
+    graph = onnx.load(file)
+    place = next(place for place, put in enumerate(graph.graph.output) if put.name == "text_embeds")
+    del graph.graph.output[place]
+    onnx.save(graph, file)
+    chosen = route(load_config(source.path)).export
+    assert chosen is not None
+    assert chosen.check is not None
+    with pytest.raises(
+        QuantizationError, match=r"^the exported graph is not the AltCLIPModel: it lacks .*text_embeds; it"
+    ):
+        chosen.check(load_model(source.path), source.path, file.parent)
+    file.write_bytes(b"no graph")
+    with pytest.raises(QuantizationError, match=r"^ONNX Runtime \S+ cannot load model\.onnx: "):
+        chosen.check(load_model(source.path), source.path, file.parent)
+
+
+def test_whisper_of_more_than_thirty_seconds(tmp_path: Path) -> None:
+    """The encoder is traced with the frames that it reads, also where they are more than optimum's own."""
+    config = FAMILIES["whisper"].config()
+    config.max_source_positions = 1510
+    source = tmp_path / "source"
+    WhisperForConditionalGeneration(config).save_pretrained(source)
+    export(Checkpoint(source, "transformers"), tmp_path / "out")
+    frames = np.zeros((1, config.num_mel_bins, 3020), np.float32)
+    (states,) = session(tmp_path / "out" / "onnx" / "encoder_model.onnx").run(None, {"input_features": frames})
+    assert states.shape == (1, 1510, config.d_model)

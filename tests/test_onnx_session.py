@@ -20,26 +20,26 @@ def test_graph_that_loads(tmp_path: Path) -> None:
     """A good graph passes, whose weights lie beside it too."""
     import onnx
 
-    from hfcompress.runtimes.onnx_session import check_loads
+    from hfcompress.runtimes.onnx_session import session
 
     weights = {"w": np.ones((64, 64))}
     graph = write_graph(tmp_path / "g.onnx", [("MatMul", ["x", "w"], "y")], weights, 64, {"y": 64})
-    check_loads(graph)
+    assert session(graph).get_inputs()[0].name == "x"
     onnx.save(onnx.load(graph), graph, save_as_external_data=True, location="g.onnx_data")
-    check_loads(graph)
+    session(graph)
     (tmp_path / "g.onnx_data").unlink()
     with pytest.raises(QuantizationError, match=r"^ONNX Runtime \S+ cannot load g\.onnx: "):
-        check_loads(graph)
+        session(graph)
 
 
 @pytest.mark.parametrize("content", [b"no graph", b""])
 def test_file_that_is_no_graph(tmp_path: Path, content: bytes) -> None:
     """The error names the version of the runtime and the file."""
-    from hfcompress.runtimes.onnx_session import check_loads
+    from hfcompress.runtimes.onnx_session import session
 
     (tmp_path / "g.onnx").write_bytes(content)
     with pytest.raises(QuantizationError, match=r"^ONNX Runtime \S+ cannot load g\.onnx: "):
-        check_loads(tmp_path / "g.onnx")
+        session(tmp_path / "g.onnx")
 
 
 def test_errors_of_a_run_are_known(tmp_path: Path) -> None:

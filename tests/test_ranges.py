@@ -55,7 +55,7 @@ def ranges(graph: Path, method: Method, size: int, *tensors: str, percentile: fl
         for start in range(0, len(ROWS), size):
             yield "g", {"x": ROWS[start : start + size]}
 
-    return calibrate({"g": Uncalibrated(graph, frozenset(tensors))}, feeds, method, percentile)["g"]
+    return calibrate({"g": Uncalibrated(graph, frozenset(tensors))}, feeds, method, percentile, graph.parent)["g"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -83,10 +83,15 @@ def test_percentile_cuts_the_same_share_at_both_ends(graph: Path) -> None:
 
 @pytest.mark.parametrize("method", ["percentile", "entropy"])
 def test_constant_tensors_keep_their_exact_range(graph: Path, method: Method) -> None:
-    """A tensor without spread, in which no histogram can be cut, is named and keeps its exact range."""
+    """A tensor without spread, in which no histogram can be cut, is named and keeps its exact range.
+
+    That is so where all tensors are of that kind, too, and no temporary graph is left.
+    """
     found = ranges(graph, method, 16, "x", "zero")
     assert found.exact == ("zero",)
     assert found.tensors["zero"].range_value == (0.0, 0.0)
+    assert ranges(graph, method, 16, "zero").exact == ("zero",)
+    assert [file.name for file in graph.parent.iterdir()] == ["g.onnx"]
 
 
 def test_only_what_is_asked_for_has_a_range(graph: Path) -> None:
@@ -106,4 +111,4 @@ def test_no_rows_for_a_graph(graph: Path) -> None:
     from hfcompress.quantization.ranges import Uncalibrated, calibrate
 
     with pytest.raises(QuantizationError, match=r"^the calibration rows gave no inputs for g, so its activations"):
-        calibrate({"g": Uncalibrated(graph, frozenset({"x"}))}, list, "minmax", 99.0)
+        calibrate({"g": Uncalibrated(graph, frozenset({"x"}))}, list, "minmax", 99.0, graph.parent)

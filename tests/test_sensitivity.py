@@ -122,3 +122,14 @@ def test_units() -> None:
     assert units(names, "auto") == units(names, "node")
     many = [f"/layers.{number}/{part}" for number in range(30) for part in "abc"]
     assert len(units(many, "auto")) == 30
+
+
+def test_a_loss_that_is_not_finite() -> None:
+    """A choice whose outputs are not finite is over every budget, and the nodes that cause it stay in float."""
+    from hfcompress.quantization.sensitivity import fit, units
+
+    def loss(names: Collection[str]) -> float:
+        return 0.01 if "b" in names else np.inf
+
+    chosen = fit(units("abc", "node"), {"a": 0.1, "b": np.inf, "c": 0.0}, 0.5, loss, "cosine")
+    assert ([unit.name for unit in chosen.in_float], chosen.loss, chosen.loss_quantized) == (["b"], 0.01, np.inf)

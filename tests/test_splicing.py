@@ -46,8 +46,8 @@ def test_switches(dynamic: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a pa
     import onnx
     from onnxruntime.quantization import quantize_dynamic
 
-    from hfcompress.quantization.probing import session
     from hfcompress.quantization.splicing import gate, replacements, switched
+    from hfcompress.runtimes.onnx_session import session
 
     path, batches = write_graph(tmp_path / "float.onnx", NODES, WEIGHTS, 8, {"y": 6}), random_batches(8)
     variants = {}

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import onnx
 
+from hfcompress.errors import QuantizationError
 from hfcompress.graph_names import graph_file
 from hfcompress.quantization.correction import Corrector
 from hfcompress.quantization.graph_quantizer import quantize_graph
-from hfcompress.quantization.onnx_graph import activations
+from hfcompress.quantization.onnx_graph import activations, is_logits
 from hfcompress.quantization.ranges import Uncalibrated, calibrate
 from hfcompress.quantization.spool import spool
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from hfcompress.contracts import Progress
@@ -47,8 +49,11 @@ def quantize_corrected(
         progress: Hears what is found.
 
     Raises:
-        QuantizationError: A graph cannot be quantized, or an accuracy budget not be reached.
+        QuantizationError: A graph cannot be quantized, an accuracy budget not be reached, or no graph has what the
+            budget's metric compares.
     """
+    if options.sensitivity is not None and options.sensitivity.metric == "top1_agreement":
+        _check_logits([path for path, _ in graphs.values()])
     batches = spool(scratch / "rows", feeds(), graphs)
     found = {}
     for name, (path, settings) in graphs.items():
@@ -59,7 +64,19 @@ def quantize_corrected(
         nodes = [node.name for node in kinds if node.name in settings.computed | settings.stored]
         corrector = Corrector(path, nodes, options, quantizer, batches[name], folder, progress)
         found[name] = corrector.run(output / graph_file(path.stem, options.weights))
+        shutil.rmtree(folder)
+        shutil.rmtree(scratch / "rows" / name)
     return found
+
+
+def _check_logits(graphs: Iterable[Path]) -> None:
+    outputs = {
+        path.name: [put.name for put in onnx.load(path, load_external_data=False).graph.output] for path in graphs
+    }
+    if not any(is_logits(name) for names in outputs.values() for name in names):
+        told = "; ".join(f"{graph} gives {', '.join(names)}" for graph, names in outputs.items())
+        msg = f"`metric: top1_agreement` compares logits, and no graph has any ({told}); use `metric: cosine`"
+        raise QuantizationError(msg)
 
 
 class _Quantizer:
@@ -78,6 +95,7 @@ class _Quantizer:
             lambda: (("graph", batch) for batch in self._batches()),
             options.calibration_method,
             options.percentile,
+            graph.parent,
         )["graph"]
 
     def quantize(self, graph: Path, output: Path, ranges: GraphRanges | None, floating: Collection[str]) -> bool:

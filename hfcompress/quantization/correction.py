@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import onnx
 from onnxruntime.quantization import TensorsData
 
+from hfcompress.errors import QuantizationError
 from hfcompress.quantization.bias_correction import correct, corrections
 from hfcompress.quantization.fidelity import Reference
 from hfcompress.quantization.sensitivity import costs, fit, units
 from hfcompress.quantization.smoothing import Smoother
-from hfcompress.runtimes.onnx_files import save_graph
+from hfcompress.runtimes.onnx_files import remove_graph, save_graph
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -112,7 +114,14 @@ class Corrector:
         if self._options.bias_correction:
             draft = self._corrected(draft, in_float, detail)
         external = self._quantizer.quantize(draft.graph, output, draft.ranges, in_float)
-        loss: dict[str, Json] = {"metric": self._reference.metric, "value": self._reference.loss_of(output)}
+        value = self._reference.loss_of(output)
+        if not math.isfinite(value):
+            msg = (
+                f"{self._graph.name} gives outputs that are not finite on the calibration rows once it is quantized; "
+                f"leave nodes in float with `sensitivity` or `exclude`, or use `mode: weight_only`"
+            )
+            raise QuantizationError(msg)
+        loss: dict[str, Json] = {"metric": self._reference.metric, "value": value}
         return Corrected(draft.ranges, in_float, external, {**detail, "loss": loss})
 
     def _smoothed(self, smooth: float | Literal["auto"], detail: dict[str, Json]) -> _Draft:
@@ -124,18 +133,23 @@ class Corrector:
             detail["smooth"] = {"alpha": smooth, "activations": done.activations, "left": done.left}
             return _Draft(file, self._quantizer.ranges(file))
         best = _Draft(self._graph, self._quantizer.ranges(self._graph))
-        losses: dict[str, Json] = {"none": (least := self._loss(best))}
+        least = self._loss(best)
+        losses: dict[str, Json] = {"none": _told(least)}
         found: dict[str, Json] = {"alpha": None}
         for strength in self._progress.track(_STRENGTHS, len(_STRENGTHS), "smooth"):
             file = self._scratch / f"smooth_{strength}.onnx"
             done = smoother.smooth(strength, file)
             found |= {"activations": done.activations, "left": done.left}
             if done.activations == 0:
+                self._forget(file)
                 break
             draft = _Draft(file, self._quantizer.ranges(file))
-            losses[f"{strength:g}"] = loss = self._loss(draft)
+            loss = self._loss(draft)
+            loser = best if loss < least else draft
+            losses[f"{strength:g}"] = _told(loss)
             if loss < least:
                 best, least, found["alpha"] = draft, loss, strength
+            self._forget(loser.graph)
         detail["smooth"] = {**found, "losses": losses}
         self._progress.note(f"smooth: alpha {found['alpha']}" if found["alpha"] else "smooth: no alpha helps")
         return best
@@ -146,6 +160,7 @@ class Corrector:
         self._quantizer.quantize(draft.graph, everything, draft.ranges, ())
         parts = units(self._nodes, budget.by)
         cost = costs(draft.graph, everything, parts, self._reference, self._scratch, self._progress)
+        self._forget(everything)
 
         def loss(floating: Collection[str]) -> float:
             return self._loss(
@@ -155,11 +170,11 @@ class Corrector:
         chosen = fit(parts, cost, budget.max_drop, loss, self._reference.metric)
         ranked = sorted(parts, key=lambda unit: -cost[unit.name])
         detail["sensitivity"] = {
-            "metric": budget.metric,
+            "metric": self._reference.metric,
             "max_drop": budget.max_drop,
-            "loss": {"before": chosen.loss_quantized, "after": chosen.loss},
-            "in_float": [{"name": unit.name, "cost": cost[unit.name]} for unit in chosen.in_float],
-            "costs": [{"name": unit.name, "cost": cost[unit.name]} for unit in ranked],
+            "loss": {"before": _told(chosen.loss_quantized), "after": _told(chosen.loss)},
+            "in_float": [{"name": unit.name, "cost": _told(cost[unit.name])} for unit in chosen.in_float],
+            "costs": [{"name": unit.name, "cost": _told(cost[unit.name])} for unit in ranked],
         }
         self._progress.note(
             f"sensitivity: {len(chosen.in_float)} of {len(parts)} stay in float, and the loss is {chosen.loss:.3g} "
@@ -178,10 +193,11 @@ class Corrector:
         save_graph(model, file)
         better = _Draft(file, _with_new(draft.ranges, new))
         before, after = self._reference.loss_of(plain), self._loss(better, floating)
+        self._forget(plain)
         detail["bias_correction"] = {
             "maps": len(added),
             "biases_added": len(new),
-            "loss": {"before": before, "after": after},
+            "loss": {"before": _told(before), "after": _told(after)},
             "kept": after < before,
         }
         return better if after < before else draft
@@ -189,7 +205,19 @@ class Corrector:
     def _loss(self, draft: _Draft, floating: Collection[str] = ()) -> float:
         path = self._scratch / "trial.onnx"
         self._quantizer.quantize(draft.graph, path, draft.ranges, floating)
-        return self._reference.loss_of(path)
+        loss = self._reference.loss_of(path)
+        self._forget(path)
+        return loss
+
+    def _forget(self, graph: Path) -> None:
+        """Remove a temporary graph, so that few copies of a large model lie on the disk at once."""
+        if graph != self._graph:
+            remove_graph(graph)
+
+
+def _told(loss: float) -> float | None:
+    """Return a loss as the report tells it: nothing where outputs are not finite, which JSON has no number for."""
+    return loss if math.isfinite(loss) else None
 
 
 def _with_new(ranges: GraphRanges | None, new: dict[str, str]) -> GraphRanges | None:

@@ -23,7 +23,8 @@ class SensitivityOptions(Options):
     metric: Metric = Field(
         "cosine",
         description="cosine: 1 less the mean cosine of the outputs to those of the float graph; top1_agreement: the "
-        "fraction of logits whose largest entry stands elsewhere; sqnr: the power of the error as a fraction of the "
+        "fraction of logits whose largest entry stands elsewhere (a graph without logits, such as an encoder, is held "
+        "to cosine, and the report names the metric of each graph); sqnr: the power of the error as a fraction of the "
         "signal's, 0.001 for 30 dB.",
     )
     by: By = Field(

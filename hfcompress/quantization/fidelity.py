@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from hfcompress.errors import QuantizationError
-from hfcompress.quantization.probing import session
-from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
+from hfcompress.quantization.onnx_graph import is_logits
+from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS, session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -35,25 +36,39 @@ class Reference:
         folder: An empty folder, in which the outputs are kept.
         metric: `cosine`: 1 less the mean cosine of the vectors to those of the float graph. `top1_agreement`: the
             fraction of vectors of logits whose largest entry stands elsewhere. `sqnr`: the power of the difference as
-            a fraction of the signal's, the inverse of the signal-to-quantization-noise ratio (0.001 is 30 dB).
+            a fraction of the signal's, the inverse of the signal-to-quantization-noise ratio (0.001 is 30 dB). A graph
+            without logits, such as an encoder, has `cosine` in the place of `top1_agreement`.
+
+    Attributes:
+        metric: The metric that is used.
 
     Raises:
-        QuantizationError: No output has what the metric compares, or ONNX Runtime cannot run the graph on the rows.
+        QuantizationError: No output has what the metric compares, one is not finite, or ONNX Runtime cannot run the
+            graph on the rows.
     """
 
     def __init__(self, path: Path, batches: Batches, folder: Path, metric: Metric) -> None:
-        self.metric = metric
         self._batches, self._folder = batches, folder
         running = session(path)
-        self._names = _compared([(put.name, put.type) for put in running.get_outputs()], metric, path.name)
+        outputs = [(put.name, put.type) for put in running.get_outputs()]
+        self.metric: Metric = (
+            "cosine" if metric == "top1_agreement" and not any(is_logits(name) for name, _ in outputs) else metric
+        )
+        self._names = _compared(outputs, self.metric, path.name)
         self._count = 0
         for batch in batches():
             try:
-                outputs = running.run(self._names, dict(batch))
+                arrays = running.run(self._names, dict(batch))
             except RUNTIME_ERRORS as error:
                 msg = f"ONNX Runtime cannot run {path.name} on the calibration rows: {error}"
                 raise QuantizationError(msg) from error
-            for place, made in enumerate(outputs):
+            for place, made in enumerate(arrays):
+                if not _is_comparable(made, self.metric):
+                    msg = (
+                        f"the output {self._names[place]} of {path.name} is not finite on the calibration rows, so "
+                        f"nothing can be compared with it; look for broken weights or for rows that overflow the model"
+                    )
+                    raise QuantizationError(msg)
                 np.save(folder / f"{self._count}.{place}.npy", made)
             self._count += 1
 
@@ -62,6 +77,8 @@ class Reference:
     ) -> float:
         """Return the metric of the worst output: 0 where all are as the float graph's, more where they differ.
 
+        It is infinite where an output is not finite, and so above any budget.
+
         Args:
             run: Takes names of outputs and a batch of inputs, and gives the outputs, as a session's `run` does.
             given: Inputs that are the same for all batches.
@@ -69,9 +86,13 @@ class Reference:
         sums = np.zeros((len(self._names), 2))
         for number, batch in enumerate(self._batches()):
             for place, made in enumerate(run(self._names, {**batch, **(given or {})})):
+                if not _is_comparable(made, self.metric):
+                    return math.inf
                 expected = np.load(self._folder / f"{number}.{place}.npy")
                 sums[place] += _compare(expected, made, self.metric)
-        return float((sums[:, 0] / sums[:, 1]).max())
+        # a signal of zeros that stays one has no noise, one that does not has nothing but
+        silent = np.where(sums[:, 0] > 0, np.inf, 0.0)
+        return float(np.divide(sums[:, 0], sums[:, 1], out=silent, where=sums[:, 1] > 0).max())
 
     def loss_of(self, path: Path) -> float:
         """Return the loss of a graph in a file."""
@@ -104,6 +125,11 @@ def largest_difference(first: Path, second: Path, batches: Batches, at_most: int
     return float((differences / np.where(scales > 0, scales, 1.0)).max())
 
 
+def _is_comparable(made: Array, metric: Metric) -> bool:
+    """Whether a metric can compare an output; logits that a mask made infinite have a largest entry all the same."""
+    return not np.isnan(made).any() if metric == "top1_agreement" else bool(np.isfinite(made).all())
+
+
 def _distance(expected: Array, got: Array) -> tuple[float, float]:
     """Return the largest magnitude among finite values, and the largest difference; infinities must be the same."""
     finite = np.isfinite(expected)
@@ -117,14 +143,7 @@ def _compared(outputs: Iterable[tuple[str, str]], metric: Metric, graph: str) ->
     """Return the names of the outputs that a metric compares."""
     floats = [name for name, kind in outputs if kind in {"tensor(float)", "tensor(float16)"}]
     if metric == "top1_agreement":
-        chosen = [name for name in floats if name.startswith("logits")]
-        if not chosen:
-            msg = (
-                f"`metric: top1_agreement` compares logits, and {graph} has none; its outputs are {', '.join(floats)}. "
-                f"Use `metric: cosine`"
-            )
-            raise QuantizationError(msg)
-        return chosen
+        return [name for name in floats if is_logits(name)]
     own = [name for name in floats if not name.startswith(("logits_per_", "present"))]
     if not (own or floats):
         msg = f"{graph} has no float output, so its fidelity cannot be measured"

@@ -14,10 +14,10 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry, QLinearOpsRegistry
 
 from hfcompress.errors import QuantizationError
-from hfcompress.quantization.onnx_graph import load_graph
+from hfcompress.quantization.onnx_graph import FLOAT_OUTPUT, load_graph
 from hfcompress.quantization.stored_weights import STORED_OPERATORS, store_weights
 from hfcompress.runtimes.onnx_files import EXTERNAL_DATA_BYTES, save_graph
-from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS, check_loads
+from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS, session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,6 @@ _ACTIVATION_TYPES: dict[Activations, QuantType] = {
     "int8": QuantType.QInt8,
     "uint16": QuantType.QUInt16,
 }
-_FLOAT_OUTPUT = ["MatMul", "Gemm"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def quantize_graph(
         msg = f"ONNX Runtime's quantizer cannot quantize {graph.name} ({settings.mode}): {error}"
         raise QuantizationError(msg) from error
     external = save_graph(model, output, limit_bytes)
-    check_loads(output)
+    session(output)
     return external
 
 
@@ -151,7 +150,7 @@ def _computed(model: onnx.ModelProto, settings: GraphSettings, ranges: TensorsDa
             extra_options={
                 "WeightSymmetric": True,
                 "ActivationSymmetric": False,
-                "OpTypesToExcludeOutputQuantization": _FLOAT_OUTPUT,
+                "OpTypesToExcludeOutputQuantization": [*FLOAT_OUTPUT],
             },
         )
     quantizer.quantize_model()

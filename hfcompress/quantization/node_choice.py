@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from hfcompress.errors import QuantizationError
-from hfcompress.quantization.onnx_graph import survey
+from hfcompress.quantization.onnx_graph import logit_products, survey
 from hfcompress.quantization.stored_weights import STORED_OPERATORS
 from hfcompress.registry import near_names
 
@@ -30,6 +30,7 @@ class NodeChoice:
         excluded: Names of those that the recipe excludes.
         products: Names of the products of two activations that stay in float.
         too_sensitive: Names of those that an accuracy budget leaves in float.
+        logits: Names of the products that make logits, among `stored`.
     """
 
     computed: frozenset[str]
@@ -37,28 +38,40 @@ class NodeChoice:
     excluded: frozenset[str]
     products: frozenset[str]
     too_sensitive: frozenset[str] = frozenset()
+    logits: frozenset[str] = frozenset()
 
     def without(self, names: frozenset[str]) -> NodeChoice:
         """Return the choice in which these nodes are too sensitive to be quantized."""
-        return replace(self, computed=self.computed - names, stored=self.stored - names, too_sensitive=names)
+        return replace(
+            self,
+            computed=self.computed - names,
+            stored=self.stored - names,
+            too_sensitive=names,
+            logits=self.logits - names,
+        )
 
 
 def choose(
-    graphs: Mapping[str, Path], operators: Sequence[str], exclude: Iterable[str], *, products: bool
+    graphs: Mapping[str, Path],
+    operators: Sequence[str],
+    exclude: Iterable[str],
+    *,
+    products: bool,
+    logits_in_float: bool,
 ) -> dict[str, NodeChoice]:
     """Choose the nodes of several graphs.
 
     Args:
         graphs: Name → graph, in the form that `prepare` gives.
-        operators: Operator types that are quantized; `Gemm` is `MatMul` in such a graph.
+        operators: Operator types that are quantized; `Gemm` means the products that were one before `prepare`.
         exclude: Patterns of node names that stay in float (`fnmatch`).
         products: Whether products of two activations are quantized too.
+        logits_in_float: Whether products with a weight that make logits are stored in 8 bits and computed in float.
 
     Raises:
         QuantizationError: A pattern matches no node that would be quantized, or nothing is left to quantize.
     """
-    types = sorted({"MatMul" if operator == "Gemm" else operator for operator in operators})
-    surveys = {name: survey(path, types) for name, path in graphs.items()}
+    surveys = {name: survey(path, operators) for name, path in graphs.items()}
     candidates = {
         name: frozenset(found.weighted + (found.unweighted if products else ())) for name, found in surveys.items()
     }
@@ -78,12 +91,14 @@ def choose(
         kept = candidates[name] - left
         lookups = frozenset(node for node in kept if kinds[node] == "Gather" and node in surveys[name].unweighted)
         kept -= lookups  # a look-up in an activation holds no bytes and computes nothing
-        stored = frozenset(node for node in kept if kinds[node] in STORED_OPERATORS)
+        logits = logit_products(path) & kept if logits_in_float else frozenset()
+        stored = logits | {node for node in kept if kinds[node] in STORED_OPERATORS}
         choices[name] = NodeChoice(
             kept - stored,
             stored,
             left,
             frozenset(node for node in surveys[name].unweighted if kinds[node] != "Gather" and node not in kept | left),
+            logits=logits,
         )
     if not any(choice.computed or choice.stored for choice in choices.values()):
         msg = f"nothing is left to quantize: no {', '.join(operators)} node with weights outside of `exclude`"

@@ -18,11 +18,29 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
-__all__ = ["Operators", "activations", "load_graph", "prepare", "survey"]
+__all__ = [
+    "FLOAT_OUTPUT",
+    "Operators",
+    "activations",
+    "check_weights",
+    "is_logits",
+    "load_graph",
+    "logit_products",
+    "prepare",
+    "survey",
+]
 
 _SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+_WAS_GEMM = "made from a Gemm"
+"""What the documentation of a product says that `prepare` made, so that a recipe can tell it from others."""
+_FORMS = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Transpose"})
+"""Operators that give what they read first, in another form."""
+_SCALES = frozenset({"Add", "Mul", "Div"})
+"""Operators that shift or scale an activation where the other thing that they read is a constant."""
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
-_FLOAT_OUTPUT = frozenset({"MatMul", "Gemm"})
+
+FLOAT_OUTPUT = frozenset({"MatMul", "Gemm"})
+"""Operators whose result is not quantized, because what follows it (a bias, a residual) is added in float."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +61,7 @@ def survey(path: Path, operators: Iterable[str]) -> Operators:
     """Sort the nodes of the given operator types by whether one of their inputs is a weight.
 
     Operators that are neither products nor look-ups ("Add", "Softmax") have no such distinction and count as weighted.
+    A product that was a `Gemm` before `prepare` is one here.
     """
     graph = onnx.load(path, load_external_data=False).graph
     constants = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
@@ -53,7 +72,7 @@ def survey(path: Path, operators: Iterable[str]) -> Operators:
     weighted: list[str] = []
     unweighted: list[str] = []
     for node in graph.node:
-        if node.op_type in wanted:
+        if ("Gemm" if node.doc_string == _WAS_GEMM else node.op_type) in wanted:
             read = node.input[:1] if node.op_type == "Gather" else node.input[:2]
             free = node.op_type not in _PRODUCTS and node.op_type != "Gather"
             (weighted if free or constants & set(read) else unweighted).append(node.name)
@@ -63,7 +82,7 @@ def survey(path: Path, operators: Iterable[str]) -> Operators:
 def activations(path: Path, nodes: Collection[str]) -> frozenset[str]:
     """Return the tensors that static quantization gives a range: what the named nodes read, and what they give.
 
-    A product's own result stays in float, because what follows it (a bias, a residual) is added in float.
+    A product's own result stays in float.
     """
     graph = onnx.load(path, load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}
@@ -71,8 +90,13 @@ def activations(path: Path, nodes: Collection[str]) -> frozenset[str]:
     for node in graph.node:
         if node.name in nodes:
             found.update(name for name in node.input if name and name not in weights)
-            found.update(() if node.op_type in _FLOAT_OUTPUT else node.output)
+            found.update(() if node.op_type in FLOAT_OUTPUT else node.output)
     return frozenset(found)
+
+
+def is_logits(output: str) -> bool:
+    """Whether an output of a graph, by its name, holds logits."""
+    return output.startswith("logits")
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
@@ -86,6 +110,51 @@ def load_graph(path: Path) -> onnx.ModelProto:
     except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError, DecodeError) as error:
         msg = f"{path.name} cannot be read as an ONNX graph: {error}"
         raise QuantizationError(msg) from error
+
+
+def logit_products(path: Path) -> frozenset[str]:
+    """Return the names of the products with a weight whose result, with a bias or in another shape, is a logit output.
+
+    Args:
+        path: A graph in the form that `prepare` gives.
+    """
+    graph = onnx.load(path, load_external_data=False).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    found: set[str] = set()
+    for put in graph.output:
+        name = put.name if is_logits(put.name) else None
+        while name in producers:
+            node = producers[name]
+            read = [other for other in node.input if other and other not in constants]
+            if node.op_type == "MatMul" and node.input[1] in constants:
+                found.add(node.name)
+            passes = node.op_type in _FORMS or (node.op_type in _SCALES and len(read) == 1)
+            name = read[0] if passes and read else None
+    return frozenset(found)
+
+
+def check_weights(path: Path, nodes: Collection[str]) -> None:
+    """Check that the weights which the named nodes read are finite.
+
+    Quantized, a weight that is not a number becomes 0 and one beyond the type spoils its whole channel. Only what is
+    quantized is looked at, for a mask is infinite on purpose.
+
+    Raises:
+        QuantizationError: One is not; the text names it and the node.
+    """
+    graph = load_graph(path).graph
+    weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    for node in graph.node:
+        for name in node.input if node.name in nodes else ():
+            if name in weights:
+                broken = int((~np.isfinite(numpy_helper.to_array(weights[name]))).sum())
+                if broken:
+                    msg = (
+                        f"{broken:,} values of the weight {name}, which {node.name} of {path.name} reads, are not "
+                        f"finite, so they cannot be quantized; look for broken weights in the model"
+                    )
+                    raise QuantizationError(msg)
 
 
 def prepare(path: Path, limit_bytes: int = EXTERNAL_DATA_BYTES) -> None:
@@ -108,7 +177,11 @@ def prepare(path: Path, limit_bytes: int = EXTERNAL_DATA_BYTES) -> None:
     _name_nodes(model.graph)
     _fold_copies(model.graph)
     wrapped = ONNXModel(model)
+    names = {node.name for node in model.graph.node}
     wrapped.replace_gemm_with_matmul()
+    for node in wrapped.model.graph.node:
+        if node.op_type == "MatMul" and node.name not in names:
+            node.doc_string = _WAS_GEMM
     wrapped.clean_initializers()
     save_graph(wrapped.model, path, limit_bytes)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 from optimum.onnxruntime import AutoOptimizationConfig, ORTOptimizer
 from optimum.onnxruntime.utils import ORTConfigManager
 
@@ -18,9 +19,10 @@ from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import onnx
     from transformers import PretrainedConfig
 
-__all__ = ["check_optimizable", "optimize"]
+__all__ = ["check_optimizable", "optimize", "with_types"]
 
 
 def check_optimizable(config: PretrainedConfig) -> None:
@@ -58,6 +60,26 @@ def optimize(graphs: Iterable[Path], config: PretrainedConfig, level: Literal["O
             except RUNTIME_ERRORS as error:
                 msg = f"ONNX Runtime cannot optimize {graph.name} ({level}): {error}"
                 raise QuantizationError(msg) from error
-            fused = load_graph(Path(scratch) / graph.name)
-            # ONNX's own inference does not know the fused operators, and what has no type gets no range
-            save_graph(SymbolicShapeInference.infer_shapes(fused, auto_merge=True), graph)
+            save_graph(with_types(Path(scratch) / graph.name), graph)
+
+
+def with_types(graph: Path) -> onnx.ModelProto:
+    """Return a graph with the types of all its tensors, also those of ONNX Runtime's fused operators.
+
+    ONNX's own inference does not know them, and what has no type gets no range. ONNX Runtime's tool runs in a process
+    of its own, in a temporary folder beside the graph, because where it fails it leaves a file in its working folder.
+
+    Raises:
+        QuantizationError: A type cannot be told.
+    """
+    with tempfile.TemporaryDirectory(dir=graph.parent) as folder:
+        options = {"input": graph.resolve(), "output": graph.name, "external_data_location": f"{graph.name}_data"}
+        command = [sys.executable, "-m", "onnxruntime.tools.symbolic_shape_infer", "--auto_merge"]
+        command += ["--save_as_external_data", "--all_tensors_to_one_file"]
+        command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode != 0:
+            why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            msg = f"ONNX Runtime cannot tell the types of the tensors of {graph.name}, fused: {why}; remove `optimize`"
+            raise QuantizationError(msg)
+        return load_graph(Path(folder) / graph.name)

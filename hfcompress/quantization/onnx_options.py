@@ -66,7 +66,8 @@ class OnnxRuntimeOptions(CalibratedOptions, CorrectionOptions):
     products_of_activations: bool = Field(
         default=False,
         description="Quantize also products of two activations: attention scores and the final similarity, whose 8 "
-        "bits tie in rankings. `exclude` can leave some of them in float.",
+        "bits tie in rankings; and compute the product that makes logits in 8 bits, whose weight is by default only "
+        "stored in 8 bits, for the same reason. `exclude` can leave some of them in float.",
     )
     exclude: tuple[str, ...] = Field(
         (), description="Patterns of node names (`*/mlp/fc2/*`) that stay in float; each must match a node."

@@ -28,8 +28,8 @@ class OnnxRuntimeQuantizer(Step):
     """Exports to ONNX and quantizes the weights, and the activations that meet them.
 
     Products with a weight compute in low precision, their results stay in float. Convolutions and look-up tables are
-    stored in 8 bits and compute in float. Products of two activations (attention scores, the final similarity) stay
-    in float.
+    stored in 8 bits and compute in float, and so is the product that makes a decoder's logits. Products of two
+    activations (attention scores, the final similarity) stay in float.
     """
 
     Options: ClassVar[type[OnnxRuntimeOptions]] = OnnxRuntimeOptions
@@ -68,6 +68,12 @@ class OnnxRuntimeQuantizer(Step):
                 raise QuantizationError(msg)
         task = export_task(before.config)
         check_layout(before.config, options.layout)
+        if options.layout == "towers" and options.sensitivity and options.sensitivity.metric == "top1_agreement":
+            msg = (
+                "`metric: top1_agreement` compares logits, and towers give embeddings alone; use `metric: cosine`, or "
+                "`layout: combined`"
+            )
+            raise QuantizationError(msg)
         changes = [f"export to ONNX ({task})"]
         if options.optimize is not None:
             from hfcompress.quantization.onnx_optimizer import check_optimizable
@@ -93,7 +99,7 @@ class OnnxRuntimeQuantizer(Step):
     def apply(self, checkpoint: Checkpoint, output: Path, context: StepContext) -> dict[str, Json]:
         """Export, calibrate where the mode is static, and quantize each graph."""
         from hfcompress.quantization.node_choice import choose
-        from hfcompress.quantization.onnx_graph import prepare
+        from hfcompress.quantization.onnx_graph import check_weights, prepare
         from hfcompress.runtimes.onnxruntime import OnnxRuntime
 
         options = self.options
@@ -106,7 +112,16 @@ class OnnxRuntimeQuantizer(Step):
             self._optimize(exported, graphs)
             for graph in graphs.values():
                 prepare(graph)
-            choices = choose(graphs, options.operators, options.exclude, products=options.products_of_activations)
+            choices = choose(
+                graphs,
+                options.operators,
+                options.exclude,
+                products=options.products_of_activations,
+                # where activations are in float, all products are
+                logits_in_float=options.mode != "weight_only" and not options.products_of_activations,
+            )
+            for name, choice in choices.items():
+                check_weights(graphs[name], choice.computed | choice.stored)
             (output / ONNX_FOLDER).mkdir()
             if options.corrects:
                 detail = self._correct(exported, graphs, choices, output / ONNX_FOLDER, context)
@@ -164,6 +179,7 @@ class OnnxRuntimeQuantizer(Step):
             lambda: feeds(exported, rows, self.options.batch_size, context.progress),
             self.options.calibration_method,
             self.options.percentile,
+            exported.path,
         )
 
     def _quantize(self, graph: Path, choice: NodeChoice, ranges: GraphRanges | None, output: Path) -> dict[str, Json]:
@@ -219,6 +235,8 @@ class OnnxRuntimeQuantizer(Step):
             "float_nodes": len(choice.excluded) + len(choice.too_sensitive) + len(choice.products),
             "external_data": external,
         }
+        if choice.logits:
+            found["logits_in_float"] = [*sorted(choice.logits)]
         if choice.excluded:
             found["excluded"] = [*sorted(choice.excluded)]
         if ranges is not None and self.options.calibration_method != "minmax":

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from hfcompress.errors import QuantizationError
 from hfcompress.runtimes.onnx_files import save_graph
-from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
+from hfcompress.runtimes.onnx_session import session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = np.ndarray[Any, Any]
 
-__all__ = ["Batches", "ChannelMeans", "channel_maxima", "opset", "session"]
+__all__ = ["Batches", "ChannelMeans", "channel_maxima", "opset"]
 
 Batches: TypeAlias = "Callable[[], Iterable[Mapping[str, Array]]]"
 """Gives all batches of a graph's inputs, from the first, each time that it is called."""
@@ -31,21 +29,6 @@ _AXES_AS_INPUT = {"ReduceMax": 18, "ReduceSum": 13}
 def opset(model: onnx.ModelProto) -> int:
     """Return the version of ONNX's own operators that a model uses."""
     return next(int(item.version) for item in model.opset_import if item.domain in {"", "ai.onnx"})
-
-
-def session(path: Path) -> onnxruntime.InferenceSession:
-    """Return a session of ONNX Runtime on the CPU.
-
-    Raises:
-        QuantizationError: ONNX Runtime cannot load the graph.
-    """
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3  # errors come as exceptions; its warnings tell of its own optimizations
-    try:
-        return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
-    except RUNTIME_ERRORS as error:
-        msg = f"ONNX Runtime cannot load {path.name} to measure its errors: {error}"
-        raise QuantizationError(msg) from error
 
 
 def channel_maxima(

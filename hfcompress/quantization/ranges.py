@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -77,7 +77,7 @@ class GraphRanges:
 
 
 def calibrate(
-    graphs: Mapping[str, Uncalibrated], feeds: Feeds, method: Method, percentile: float
+    graphs: Mapping[str, Uncalibrated], feeds: Feeds, method: Method, percentile: float, scratch: Path
 ) -> dict[str, GraphRanges]:
     """Return the ranges of the activations of several graphs.
 
@@ -88,21 +88,29 @@ def calibrate(
             at both ends. `entropy`: the cut of least Kullback-Leibler divergence (Migacz, "8-bit inference with
             TensorRT", GTC 2017).
         percentile: In (0, 100]; read by `percentile` alone.
+        scratch: A folder for temporary copies of the graphs, on a disk with room for one of each.
 
     Raises:
         QuantizationError: An activation is not finite, a graph was given no inputs, or ONNX Runtime cannot run one.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with tempfile.TemporaryDirectory(dir=scratch) as temporary:
+        folder = Path(temporary)
         wanted = {name: graph for name, graph in graphs.items() if graph.tensors}
         extremes = {name: _extremes(graph, folder / f"{name}.minmax") for name, graph in wanted.items()}
         _pass(extremes, feeds)
         found = {name: _finite(name, calibrater) for name, calibrater in extremes.items()}
         del extremes  # its sessions hold the weights once more
-        results = {name: GraphRanges(TensorsData(CalibrationMethod.MinMax, found.get(name, {})), ()) for name in graphs}
+        for copied in folder.iterdir():
+            copied.unlink()
+        exact = {} if method == "minmax" else {name: _flat(ranges, _BINS[method]) for name, ranges in found.items()}
+        results = {
+            name: GraphRanges(
+                TensorsData(CalibrationMethod.MinMax, found.get(name, {})), tuple(sorted(exact.get(name, ())))
+            )
+            for name in graphs
+        }
         if method == "minmax":
             return results
-        exact = {name: _flat(ranges, _BINS[method]) for name, ranges in found.items()}
         histograms = {
             name: _histograms(
                 Uncalibrated(graph.path, frozenset(found[name].keys() - exact[name])),
@@ -120,7 +128,7 @@ def calibrate(
                 cut = calibrater.compute_data()
             limits = {tensor: _range(*cut[tensor].range_value) for tensor in cut}
             merged = {tensor: limits.get(tensor, found[name][tensor]) for tensor in found[name]}
-            results[name] = GraphRanges(TensorsData(CalibrationMethod.MinMax, merged), tuple(sorted(exact[name])))
+            results[name] = replace(results[name], tensors=TensorsData(CalibrationMethod.MinMax, merged))
         return results
 
 

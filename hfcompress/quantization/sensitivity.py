@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 
 from hfcompress.errors import QuantizationError
-from hfcompress.quantization.probing import session
 from hfcompress.quantization.splicing import gate, replacements, switched
-from hfcompress.runtimes.onnx_files import save_graph
+from hfcompress.runtimes.onnx_files import remove_graph, save_graph
+from hfcompress.runtimes.onnx_session import session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -119,6 +119,8 @@ def costs(
     for unit in progress.track(measured, len(measured), "sensitivity"):
         flags = {gate(name): np.array(owner == unit.name) for name, owner in owners.items()}
         found[unit.name] = reference.loss(running.run, flags)
+    del running  # it may have the file open
+    remove_graph(file)
     return found
 
 

@@ -1,8 +1,9 @@
-"""Weights that are stored in 8 bits and computed with in float: those of convolutions and look-up tables.
+"""Weights stored in 8 bits and computed with in float: of convolutions, look-up tables and the product of the logits.
 
 An 8-bit convolution of ONNX Runtime is slower on the processors measured than a float one whose weights are expanded,
 and a look-up computes nothing. So these operators get what an 8-bit weight saves, without what an 8-bit activation
-costs; and as no product can saturate, their weights use the whole range on every processor.
+costs; and as no product can saturate, their weights use the whole range on every processor. The product that makes
+logits, the largest matrix of a small decoder, is stored so too, because 8-bit activations would make logits tie.
 """
 
 from __future__ import annotations
@@ -20,19 +21,21 @@ if TYPE_CHECKING:
 __all__ = ["STORED_OPERATORS", "store_weights"]
 
 STORED_OPERATORS = frozenset({"Conv", "Gather"})
-"""Operators whose weights are stored in 8 bits and computed with in float."""
+"""Operators whose weights are always stored in 8 bits and computed with in float."""
+
+_CHANNELS = {"Conv": "filters", "Gather": "rows", "MatMul": "columns"}
 
 _HIGHEST = 127
 
 
 def store_weights(model: onnx.ModelProto, nodes: Collection[str], *, per_channel: bool) -> None:
-    """Store the weights of the named `Conv` and `Gather` nodes in 8 bits, symmetric around 0.
+    """Store the weights of the named `Conv`, `Gather` and `MatMul` nodes in 8 bits, symmetric around 0.
 
     Args:
         model: A graph, changed in place.
         nodes: Names of the nodes.
-        per_channel: One scale for each output channel of a convolution and each row of a table, instead of one for
-            each weight.
+        per_channel: One scale for each output channel of a convolution or product and each row of a table, instead of
+            one for each weight.
     """
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -45,18 +48,19 @@ def store_weights(model: onnx.ModelProto, nodes: Collection[str], *, per_channel
         gather = node.op_type == "Gather"
         name = node.input[0 if gather else 1]
         by_channel = per_channel and not (gather and _axis(node))
-        prefix = f"{name}_{'rows' if gather else 'filters'}{'' if by_channel else '_one_scale'}"
+        axis = len(weights[name].dims) - 1 if node.op_type == "MatMul" else 0
+        prefix = f"{name}_{_CHANNELS[node.op_type]}{'' if by_channel else '_one_scale'}"
         new = prefix not in stored
         if new:
             stored.add(prefix)
-            array, scale = _quantized(numpy_helper.to_array(weights[name]), per_channel=by_channel)
+            array, scale = _quantized(numpy_helper.to_array(weights[name]), axis if by_channel else None)
             scale = scale if gather and by_channel else scale.reshape(-1 if by_channel else ())
             graph.initializer.append(numpy_helper.from_array(array, f"{prefix}_quantized"))
             graph.initializer.append(numpy_helper.from_array(scale, f"{prefix}_scale"))
         if gather:
             kept.extend(_looked_up(node, prefix, per_channel=by_channel))
         else:
-            kept.extend(_convolved(node, prefix, per_channel=by_channel, new=new))
+            kept.extend(_multiplied(node, prefix, axis if by_channel else None, new=new))
     del graph.node[:]
     graph.node.extend(kept)
     ONNXModel(model).clean_initializers()
@@ -66,16 +70,16 @@ def _axis(node: onnx.NodeProto) -> int:
     return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
 
 
-def _quantized(weight: np.ndarray[Any, Any], *, per_channel: bool) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return a weight in int8, and its scales in a shape that multiplies it."""
-    axes = tuple(range(1 if per_channel else 0, weight.ndim))
+def _quantized(weight: np.ndarray[Any, Any], channels: int | None) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return a weight in int8, and its scales, one for each channel, in a shape that multiplies it."""
+    axes = tuple(axis for axis in range(weight.ndim) if axis != channels)
     largest = np.abs(weight).max(axis=axes, keepdims=True)
     scale = np.where(largest > 0, largest / _HIGHEST, 1.0).astype(np.float32)
     return np.clip(np.rint(weight / scale), -_HIGHEST, _HIGHEST).astype(np.int8), scale
 
 
-def _convolved(node: onnx.NodeProto, prefix: str, *, per_channel: bool, new: bool) -> Iterator[onnx.NodeProto]:
-    """Yield a convolution, after the expansion of its filters."""
+def _multiplied(node: onnx.NodeProto, prefix: str, channels: int | None, *, new: bool) -> Iterator[onnx.NodeProto]:
+    """Yield a convolution or a product, after the expansion of its weight."""
     if new:
         expansion = helper.make_node(
             "DequantizeLinear",
@@ -83,8 +87,8 @@ def _convolved(node: onnx.NodeProto, prefix: str, *, per_channel: bool, new: boo
             [f"{prefix}_expanded"],
             f"{prefix}_DequantizeLinear",
         )
-        if per_channel:
-            expansion.attribute.append(helper.make_attribute("axis", 0))
+        if channels is not None:
+            expansion.attribute.append(helper.make_attribute("axis", channels))
         yield expansion
     node.input[1] = f"{prefix}_expanded"
     yield node

@@ -18,8 +18,8 @@ from optimum.exporters.tasks import TasksManager
 from optimum.exporters.utils import get_encoder_decoder_models_for_export
 from optimum.onnxruntime import ORTModelForCustomTasks
 from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneration
-from optimum.utils import DEFAULT_DUMMY_SHAPES
 from optimum.utils.save_utils import maybe_load_preprocessors
+from transformers import CONFIG_MAPPING
 from transformers.modeling_outputs import BaseModelOutput
 
 from hfcompress.anatomy import load_model, model_class
@@ -45,7 +45,7 @@ _REFUSALS: tuple[type[Exception], ...] = (
     AttributeError,
     AssertionError,
 )
-"""What tracing a model raises where it cannot be traced."""
+"""What tracing or running a model raises where it cannot be traced or run."""
 
 _GENERAL_TASK = "feature-extraction"
 _MODALITIES = frozenset({"pixel_values", "input_features", "input_values", "flattened_patches"})
@@ -165,7 +165,11 @@ def export_graphs(path: Path, config: PretrainedConfig, graphs: Path) -> Pretrai
     if way.export is None:
         return config
     if way.export.check is not None:
-        way.export.check(model, path, graphs)
+        try:
+            way.export.check(model, path, graphs)
+        except _REFUSALS as error:
+            msg = f"the exported graphs of this {type(model).__name__} cannot be compared with it: {error}"
+            raise QuantizationError(msg) from error
     return way.export.describe(config)
 
 
@@ -187,7 +191,7 @@ def _by_optimum(way: Route, model: PreTrainedModel, path: Path, graphs: Path) ->
     shapes = {}
     if (positions := getattr(model.config, "max_source_positions", None)) is not None:
         # a Whisper reads exactly as many frames as its encoder has places for, two a place
-        shapes["nb_max_frames"] = min(2 * positions, DEFAULT_DUMMY_SHAPES["nb_max_frames"])
+        shapes["nb_max_frames"] = 2 * positions
     preprocessors = maybe_load_preprocessors(str(path))
     onnx_export_from_model(
         model,
@@ -294,13 +298,28 @@ def _supported_tasks(config: PretrainedConfig) -> list[str]:
             TasksManager.get_supported_tasks_for_model_type(config.model_type, "onnx", library_name="transformers")
         )
     except KeyError as error:
-        known = TasksManager.get_supported_model_type_for_task("zero-shot-image-classification", "onnx")
         msg = (
-            f"optimum's ONNX exporter has no export for {config.model_type!r} models; of the dual encoders it exports "
-            f"{', '.join(sorted(known))}, and hfcompress adds {', '.join(EXPORTS)}; another package can add one "
-            f"through the entry-point group {EXPORTS.group!r}"
+            f"optimum's ONNX exporter has no export for {config.model_type!r} models; of those that its classes load "
+            f"it exports {', '.join(_known_types())}, and hfcompress adds {', '.join(EXPORTS)}; another package can "
+            f"add one through the entry-point group {EXPORTS.group!r}"
         )
         raise QuantizationError(msg) from error
+
+
+def _known_types() -> list[str]:
+    """Return the model types that optimum exports under any task that a stock class is for."""
+    tasks = {
+        TasksManager.infer_task_from_model(stock.auto_model_class, library_name="transformers")
+        for stock in _stock_classes()
+    }
+    return sorted(
+        {
+            name
+            for task in tasks
+            for name in TasksManager.get_supported_model_type_for_task(task, "onnx")
+            if name in CONFIG_MAPPING
+        }
+    )
 
 
 def _stock_classes() -> Iterator[type[ORTModel]]:

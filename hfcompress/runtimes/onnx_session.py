@@ -12,7 +12,7 @@ from hfcompress.errors import QuantizationError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["RUNTIME_ERRORS", "check_loads"]
+__all__ = ["RUNTIME_ERRORS", "session"]
 
 RUNTIME_ERRORS: tuple[type[Exception], ...] = (
     OSError,
@@ -23,16 +23,16 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
 """What ONNX Runtime raises when it cannot open or run a graph."""
 
 
-def check_loads(graph: Path) -> None:
-    """Open a graph in ONNX Runtime on the CPU and close it again.
+def session(graph: Path) -> onnxruntime.InferenceSession:
+    """Return a session of ONNX Runtime on the CPU.
 
     Raises:
-        QuantizationError: ONNX Runtime cannot open it.
+        QuantizationError: ONNX Runtime cannot load the graph.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 3  # errors come as exceptions; its warnings tell of its own optimizations
     try:
-        onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except RUNTIME_ERRORS as error:
         msg = f"ONNX Runtime {onnxruntime.__version__} cannot load {graph.name}: {error}"
         raise QuantizationError(msg) from error

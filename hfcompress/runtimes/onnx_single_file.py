@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import onnxruntime
 import torch
 from optimum.exporters.onnx import OnnxConfig
 from optimum.utils import NormalizedConfig
@@ -17,7 +16,7 @@ from hfcompress.errors import CheckpointError, QuantizationError
 from hfcompress.inputs import audio_inputs, load_processor
 from hfcompress.probes import example_inputs
 from hfcompress.runtimes.onnx_export import Export, is_dual_encoder
-from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
+from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS, session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -181,16 +180,23 @@ def _check(model: PreTrainedModel, path: Path, graphs: Path, adapt: Adapt) -> No
     """
     rows = _ROWS + 2
     inputs = _inputs(model, path, adapt, rows, rows, _TOKENS + 1)
-    session = onnxruntime.InferenceSession(str(graphs / "model.onnx"), providers=["CPUExecutionProvider"])
-    names = [put.name for put in session.get_outputs()]
-    wanted = {put.name for put in session.get_inputs()}
+    running = session(graphs / "model.onnx")
+    names = [put.name for put in running.get_outputs()]
+    wanted = {put.name for put in running.get_inputs()}
     given = {name: tensor.numpy() for name, tensor in inputs.items() if name in wanted}
     try:
-        found = dict(zip(names, session.run(names, given), strict=True))
+        found = dict(zip(names, running.run(names, given), strict=True))
     except RUNTIME_ERRORS as error:
         msg = f"the exported graph of a {type(model).__name__} runs with no other number of rows or tokens: {error}"
         raise QuantizationError(msg) from error
-    for name, expected in _run(model, inputs).items():
+    outputs = _run(model, inputs)
+    if missing := sorted(outputs.keys() - found.keys()):
+        msg = (
+            f"the exported graph is not the {type(model).__name__}: it lacks the outputs {', '.join(missing)}; it has "
+            f"{', '.join(names)}"
+        )
+        raise QuantizationError(msg)
+    for name, expected in outputs.items():
         scale = max(float(expected.abs().max()), 1e-6)
         off = float(np.abs(found[name] - expected.numpy()).max()) / scale
         if not off <= TOLERANCE:

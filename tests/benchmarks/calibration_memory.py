@@ -58,7 +58,7 @@ def peak_bytes(path: Path, method: str, rows: int) -> int:
             yield "chain", {"x0": random.standard_normal((BATCH, TOKENS, WIDTH)).astype(np.float32)}
 
     tensors = frozenset(f"x{index}" for index in range(LAYERS))
-    calibrate({"chain": Uncalibrated(path, tensors)}, feeds, method, 99.999)  # type: ignore[arg-type]
+    calibrate({"chain": Uncalibrated(path, tensors)}, feeds, method, 99.999, path.parent)  # type: ignore[arg-type]
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
