@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined, Template
 
+from hfcompress.graph_names import runs_in_transformers_js
 from hfcompress.plots import EXPORTS, shown
 from hfcompress.report import describe_change, format_value
 from hfcompress.snippet import identifier, install_command, is_repo_id, loading_requirements, loading_snippet
@@ -94,8 +95,8 @@ def card_metadata(report: Report) -> ModelCardData:
         tags.append(artifact.format)
     tags += loading_requirements(artifact)
     tags += filter(None, [artifact.dtype])
-    if {f"onnx/{name}.onnx" for name in ("model", "model_fp16", "model_quantized")} & artifact.files.keys():
-        tags.append("transformers.js")  # it finds its models there and nowhere else
+    if runs_in_transformers_js(artifact.files):
+        tags.append("transformers.js")
     results = [_result(row) for row in report.measurements if row.task and row.source is not None]
     return ModelCardData(
         license=identifier(source.license),

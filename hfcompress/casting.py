@@ -6,7 +6,7 @@ import copy
 import re
 import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -17,17 +17,18 @@ from hfcompress.errors import QuantizationError
 from hfcompress.registry import RUNTIMES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from collections.abc import Set as AbstractSet
 
     import torch
     from transformers import PreTrainedModel
 
     from hfcompress.contracts import StepContext
+    from hfcompress.rounding import Rounding
 
-__all__ = ["Cast", "CastOptions", "Rounding", "rounding"]
+__all__ = ["Cast", "CastOptions", "rounding"]
 
 _WIDER = "use `dtype: bfloat16`, which has the range of float32, with `runtime: torch`"
+_GRAPH = re.compile(r"\.onnx(_data)?$|^openvino.*\.(xml|bin)$")
 _FORMATS: dict[str, Format] = {"torch": "transformers", "onnxruntime": "onnx", "openvino": "openvino"}
 
 
@@ -50,23 +51,6 @@ class CastOptions(Options):
             msg = f"`runtime: {self.runtime}` runs exports in float16; use `dtype: float16`, or `runtime: torch`"
             raise ValueError(msg)
         return self
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """What rounding did to the weights of a model.
-
-    Attributes:
-        weights: Number of weights that were rounded.
-        changed: Number of those that have another value than before.
-        largest_error: Largest difference of any weight.
-        largest_error_of: Name of the tensor that holds it.
-    """
-
-    weights: int
-    changed: int
-    largest_error: float
-    largest_error_of: str
 
 
 class Cast(Step):
@@ -123,7 +107,7 @@ class Cast(Step):
         """Round the weights, make sure that the model still computes finite numbers, and save.
 
         Raises:
-            QuantizationError: A weight, or an output of the cast model, is beyond the type.
+            QuantizationError: A weight, or an output of the cast model or of a graph in float16, is beyond the type.
         """
         import torch
 
@@ -132,7 +116,9 @@ class Cast(Step):
         source = load_model(checkpoint.path)
         dtype = getattr(torch, self.options.dtype)
         _check_range(source, dtype)
-        cast = load_model(checkpoint.path, dtype)
+        # a graph keeps no module in float32 as transformers does
+        is_onnx = self.options.runtime == "onnxruntime"
+        cast = load_model(checkpoint.path).to(dtype) if is_onnx else load_model(checkpoint.path, dtype)
         _check_outputs(source, cast, context.seed)
         kept = {name for name, parameter in cast.named_parameters() if parameter.dtype != dtype}
         detail: dict[str, Json] = {"dtype": self.options.dtype, "runtime": self.options.runtime}
@@ -140,10 +126,8 @@ class Cast(Step):
             cast.save_pretrained(output)
             copy_processor(checkpoint.path, output)
             detail["kept_in_float32"] = sum(cast.get_parameter(name).numel() for name in kept)
-        else:
-            kept = set()
-            _export(self.options.runtime, checkpoint, output)
-        return {**detail, **vars(rounding(source, dtype, kept))}
+            return {**detail, **vars(rounding(source, dtype, kept))}
+        return {**detail, **_export(self.options.runtime, checkpoint, output, source)}
 
 
 def rounding(model: PreTrainedModel, dtype: torch.dtype, kept: AbstractSet[str] = frozenset()) -> Rounding:
@@ -154,16 +138,13 @@ def rounding(model: PreTrainedModel, dtype: torch.dtype, kept: AbstractSet[str] 
         dtype: What they are rounded to.
         kept: Names of parameters that are not rounded.
     """
-    weights = changed = 0
-    largest, largest_of = 0.0, "none"
-    for name, parameter in model.named_parameters():
-        if name not in kept and parameter.numel():
-            error = (parameter.detach().to(dtype).float() - parameter.detach()).abs()
-            weights += error.numel()
-            changed += int(error.count_nonzero())
-            if float(error.max()) > largest:
-                largest, largest_of = float(error.max()), name
-    return Rounding(weights, changed, largest, largest_of)
+    from hfcompress.rounding import rounded
+
+    return rounded(
+        (name, parameter.detach().numpy(), parameter.detach().to(dtype).float().numpy())
+        for name, parameter in model.named_parameters()
+        if name not in kept
+    )
 
 
 def _check_range(model: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -217,41 +198,54 @@ def _kept_in_float32(model: PreTrainedModel, dtype: torch.dtype) -> int:
     )
 
 
-def _export(runtime: str, checkpoint: Checkpoint, output: Path) -> None:
-    """Export in float32 and write the folder again with graphs in float16."""
+def _export(runtime: str, checkpoint: Checkpoint, output: Path, source: PreTrainedModel) -> dict[str, Json]:
+    """Export in float32, write the folder again with graphs in float16, and return what that did to the weights."""
     with tempfile.TemporaryDirectory(dir=output) as scratch:
         exported = RUNTIMES.get(runtime)().export(checkpoint, Path(scratch) / "float32").path
-        convert = {"onnxruntime": _cast_onnx, "openvino": _cast_openvino}[runtime]
-        done = set(convert(exported, output))
-        for file in (file for file in exported.rglob("*") if file.is_file() and file not in done):
+        for file in (file for file in exported.rglob("*") if file.is_file() and not _GRAPH.search(file.name)):
             place = output / file.relative_to(exported)
-            place.parent.mkdir(exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, place)
+        return {"onnxruntime": _cast_onnx, "openvino": _cast_openvino}[runtime](exported, output, source)
 
 
-def _cast_onnx(exported: Path, output: Path) -> Iterable[Path]:
-    """Write each graph in float16 under the name that transformers.js knows, and yield what it was made from."""
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+def _cast_onnx(exported: Path, output: Path, source: PreTrainedModel) -> dict[str, Json]:
+    """Write each graph in float16 and run it once."""
+    from hfcompress.graph_names import ONNX_FOLDER
+    from hfcompress.probes import example_inputs
+    from hfcompress.rounding import rounded
+    from hfcompress.runtimes.onnx_float16 import (
+        check_finite,
+        kept_in_float32,
+        outputs_of,
+        rounded_weights,
+        write_float16,
+    )
 
-    for graph in sorted(exported.rglob("*.onnx")):
-        place = output / graph.relative_to(exported).with_stem(f"{graph.stem}_fp16")
-        place.parent.mkdir(exist_ok=True)
-        typed = graph.with_stem(f"{graph.stem}_typed")
-        # by path, for a model of more than 2 GB has no other way; the conversion looks types up where it casts back
-        onnx.shape_inference.infer_shapes_path(str(graph), str(typed))
-        model = convert_float_to_float16(onnx.load(typed), keep_io_types=True, disable_shape_infer=True)
-        beside = f"{place.name}_data"
-        onnx.save(
-            model, place, save_as_external_data=model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF, location=beside
-        )
-        yield from (typed, *graph.parent.glob(f"{graph.name}*"))
+    inputs = example_inputs(source)
+    expected = outputs_of(exported, inputs)
+    graphs, written = exported / ONNX_FOLDER, output / ONNX_FOLDER
+    write_float16(graphs, written)
+    check_finite(expected, outputs_of(output, inputs))
+    found = rounded(rounded_weights(graphs, written))
+    return {"kept_in_float32": kept_in_float32(graphs, written), **vars(found)}
 
 
-def _cast_openvino(exported: Path, output: Path) -> Iterable[Path]:
-    """Write each graph with weights in float16 under its own name, and yield what it was made from."""
+def _cast_openvino(exported: Path, output: Path, source: PreTrainedModel) -> dict[str, Json]:
+    """Write each graph with weights in float16 under its own name, and make it ready to run.
+
+    OpenVINO computes with such weights in float32, or in bfloat16, where no value is beyond the type that was not
+    before. The figures are those of rounding the weights of the checkpoint.
+    """
     import openvino
+    import torch
 
+    core = openvino.Core()
     for graph in sorted(exported.glob("openvino*.xml")):
-        openvino.save_model(openvino.Core().read_model(graph), output / graph.name, compress_to_fp16=True)
-        yield from (graph, graph.with_suffix(".bin"))
+        openvino.save_model(core.read_model(graph), output / graph.name, compress_to_fp16=True)
+        try:
+            core.compile_model(output / graph.name, "CPU")
+        except RuntimeError as error:
+            msg = f"OpenVINO cannot make {graph.name} ready to run in float16: {error}"
+            raise QuantizationError(msg) from error
+    return {**vars(rounding(source, torch.float16))}

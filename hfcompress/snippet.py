@@ -25,7 +25,7 @@ _TOWER = re.compile(r"((?:vision|audio|text)_model)(?:_\w+)?\.onnx", re.ASCII)
 _TOWERS_RUN = [
     'images = vision_model(pixel_values=inputs["pixel_values"]).image_embeds',
     "texts = text_model(**{name: inputs[name] for name in text_model.input_names}).text_embeds",
-    "logits = 100 * images @ texts.T  # cosines, scaled as CLIP's training scales them",
+    "cosines = images @ texts.T  # of unit vectors; the scale of the logits is only in the graph of the whole",
 ]
 
 
@@ -93,6 +93,7 @@ def loading_snippet(artifact: ArtifactRecord) -> str:
         return "\n".join([*first, *sorted(imports), "", *load])
     indent = "    " if stock else ""
     logits = [f"{indent}logits = model(**inputs).logits_per_image"] if not towers else _TOWERS_RUN
+    result, results = ("cosine", "cosines") if towers else ("probability", "logits.softmax(dim=-1)")
     run = [
         'image = Image.new("RGB", (224, 224), "white")  # your own: Image.open("picture.jpg").convert("RGB")',
         'labels = ["a photo of a cat", "a photo of a dog"]',
@@ -100,8 +101,8 @@ def loading_snippet(artifact: ArtifactRecord) -> str:
         *(['inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)'] if artifact.dtype else []),
         *(["with torch.inference_mode():"] if stock else []),
         *logits,
-        "for label, probability in zip(labels, logits.softmax(dim=-1)[0].tolist()):",
-        '    print(f"{label}: {probability:.3f}")',
+        f"for label, {result} in zip(labels, {results}[0].tolist()):",
+        f'    print(f"{{label}}: {{{result}:.3f}}")',
     ]
     imports += ["from PIL import Image"]
     return "\n".join([*first, *(["import torch"] if stock else []), *sorted(imports), "", *load, "", *run])

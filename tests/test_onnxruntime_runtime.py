@@ -149,7 +149,7 @@ def test_towers_alone_are_evaluated_as_the_whole(clip: Path, quickstart_folder: 
 
 
 def test_card_of_towers_has_code_that_runs(clip: Path, tmp_path: Path, python: Python) -> None:
-    """The snippet on a card of towers loads each with a stock class and compares an image with texts, as torch does."""
+    """The snippet on a card of towers loads each with a stock class and prints the cosines of torch's vectors."""
     from hfcompress.runtimes.onnxruntime import OnnxRuntime
 
     exported = OnnxRuntime().export(Checkpoint(clip, "transformers"), tmp_path / "out", "towers")
@@ -168,7 +168,7 @@ def test_card_of_towers_has_code_that_runs(clip: Path, tmp_path: Path, python: P
     inputs = read(text=labels, images=Image.new("RGB", (224, 224), "white"), padding=True, return_tensors="pt")
     with torch.no_grad():
         outputs = model(**inputs)
-    expected = (100 * outputs.image_embeds @ outputs.text_embeds.T).softmax(dim=-1)[0].tolist()
+    expected = (outputs.image_embeds @ outputs.text_embeds.T)[0].tolist()
     found = [float(line.partition(": ")[2]) for line in done.stdout.splitlines()]
     assert found == pytest.approx(expected, abs=2e-3)
 

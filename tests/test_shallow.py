@@ -1,5 +1,9 @@
 """Promises of the model with few blocks, on which `inspect` tries things."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 from transformers import CLIPConfig, PretrainedConfig, WhisperConfig
 
@@ -53,3 +57,21 @@ def test_inputs_are_small(config: PretrainedConfig, field: str, expected: int) -
         "position_embedding",
         "embed_positions",
     }
+
+
+class LargeImagesOnly(CLIPConfig):  # type: ignore[misc] # transformers has no types
+    """The configuration of a model that takes no images below some size, as some models of the Hub do not."""
+
+    def __init__(self, **fields: Any) -> None:  # noqa: ANN401 - those of CLIP
+        super().__init__(**fields)
+        if self.vision_config.image_size < 224:
+            msg = f"image_size must be 224 at least, got {self.vision_config.image_size}"
+            raise ValueError(msg)
+
+
+def test_configuration_that_refuses_small_images() -> None:
+    """Where no smaller image is allowed, images stay as they are, and the blocks are few all the same."""
+    vision = {"image_size": 224, "patch_size": 16}
+    found = shallow(LargeImagesOnly(architectures=["CLIPModel"], vision_config=vision))
+    assert found.config.vision_config.image_size == 224
+    assert set(found.left.values()) == {2}

@@ -44,3 +44,17 @@ def test_repositories(name: str, expected: bool) -> None:  # noqa: FBT001 - a ca
 def test_identifiers() -> None:
     """A text with anything but letters, digits and a few marks is none."""
     assert (identifier("apache-2.0"), identifier("a b"), identifier(None)) == ("apache-2.0", None, None)
+
+
+def test_towers_give_cosines() -> None:
+    """Towers alone do not hold the scale of the logits, so code for them shows no probabilities; a whole does."""
+    usual = {"format": "onnx", "load_with": "x.Model", "pipeline_tag": "zero-shot-image-classification"}
+    files = {f"onnx/{tower}_model_q4.onnx": 1 for tower in ("text", "vision")}
+    towers = loading_snippet(artifact(**usual, files=files))
+    whole = loading_snippet(artifact(**usual, files={**files, "onnx/model_q4.onnx": 1}))
+
+    assert 'text_model = Model.from_pretrained(model_id, file_name="text_model_q4.onnx")' in towers
+    assert "cosines = images @ texts.T" in towers
+    assert not [word for word in ("100", "softmax", "probability", "logits =") if word in towers]
+    assert 'model = Model.from_pretrained(model_id, file_name="model_q4.onnx")' in whole
+    assert "logits.softmax" in whole

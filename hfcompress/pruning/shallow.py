@@ -73,12 +73,14 @@ def shallow(config: PretrainedConfig) -> Shallow:
 
 def _with_small_inputs(config: PretrainedConfig) -> PretrainedConfig:
     """Return a configuration of smaller images and shorter sounds on which the same parts of the model run, if any."""
+    whole: set[str] | None = None
     for side in _SIDES:
         if not (edits := list(_smaller_inputs(config, side))):
             return config
-        small = reread(config, edits)
         with suppress(*REFUSALS):
-            if _probed(small) == _probed(config):
+            small = reread(config, edits)
+            whole = _probed(config) if whole is None else whole
+            if _probed(small) == whole:
                 return small
     return config
 

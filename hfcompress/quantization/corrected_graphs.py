@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from hfcompress.errors import QuantizationError
+from hfcompress.graph_names import graph_file
 from hfcompress.quantization.correction import Corrector
 from hfcompress.quantization.graph_quantizer import quantize_graph
 from hfcompress.quantization.onnx_graph import activations, is_logits
@@ -37,7 +38,7 @@ def quantize_corrected(
     scratch: Path,
     progress: Progress,
 ) -> dict[str, Corrected]:
-    """Quantize each graph into `output`, as `<name>_quantized.onnx`.
+    """Quantize each graph into `output`, under the name that transformers.js looks for.
 
     Args:
         graphs: Name → a float32 graph in the form that `prepare` gives, and how to quantize it.
@@ -62,7 +63,7 @@ def quantize_corrected(
         kinds = onnx.load(path, load_external_data=False).graph.node
         nodes = [node.name for node in kinds if node.name in settings.computed | settings.stored]
         corrector = Corrector(path, nodes, options, quantizer, batches[name], folder, progress)
-        found[name] = corrector.run(output / f"{path.stem}_quantized.onnx")
+        found[name] = corrector.run(output / graph_file(path.stem, options.weights))
         shutil.rmtree(folder)
         shutil.rmtree(scratch / "rows" / name)
     return found

@@ -10,8 +10,9 @@ import onnx
 import torch
 
 from hfcompress.errors import QuantizationError
+from hfcompress.graph_names import ONNX_FOLDER
 from hfcompress.inputs import load_processor, row_inputs, text_inputs
-from hfcompress.runtimes.onnxruntime import ONNX_FOLDER, load_stock
+from hfcompress.runtimes.onnxruntime import load_stock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

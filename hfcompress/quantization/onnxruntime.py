@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from hfcompress.contracts import Checkpoint, Forecast, Format, Json, Step
 from hfcompress.errors import QuantizationError
+from hfcompress.graph_names import ONNX_FOLDER, graph_file
 from hfcompress.quantization.onnx_options import SATURATING_TARGETS, OnnxRuntimeOptions
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class OnnxRuntimeQuantizer(Step):
         """Export, calibrate where the mode is static, and quantize each graph."""
         from hfcompress.quantization.node_choice import choose
         from hfcompress.quantization.onnx_graph import check_weights, prepare
-        from hfcompress.runtimes.onnxruntime import ONNX_FOLDER, OnnxRuntime
+        from hfcompress.runtimes.onnxruntime import OnnxRuntime
 
         options = self.options
         if options.mode == "static" and context.calibration is None:
@@ -191,7 +192,7 @@ class OnnxRuntimeQuantizer(Step):
             graph,
             self.settings(choice),
             None if ranges is None else ranges.tensors,
-            output / f"{graph.stem}_quantized.onnx",
+            output / graph_file(graph.stem, self.options.weights),
         )
         return self._found(choice, ranges, external=external)
 

@@ -12,6 +12,7 @@ from optimum.onnxruntime import ORTModelForCustomTasks
 from hfcompress.anatomy import copy_processor, load_config, model_class
 from hfcompress.contracts import Checkpoint, Format, Model, Runtime
 from hfcompress.errors import CheckpointError, QuantizationError
+from hfcompress.graph_names import ONNX_FOLDER
 from hfcompress.inputs import load_processor, with_masks
 from hfcompress.narrowing import with_record
 from hfcompress.runtimes.onnx_export import export_graphs, export_task, is_dual_encoder, route
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel
     from transformers import PretrainedConfig
 
-__all__ = ["ONNX_FOLDER", "OnnxRuntime", "check_layout", "export_task", "load_stock"]
-
-ONNX_FOLDER = "onnx"
-"""Folder of the graphs inside a checkpoint, where transformers.js and optimum look for them."""
+__all__ = ["OnnxRuntime", "check_layout", "export_task", "load_stock"]
 
 _DECODER_IDS = "decoder_input_ids"
 
