@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined, Template
 
+from hfcompress.changes import describe_change, format_difference, format_value, is_within_noise
+from hfcompress.licenses import license_warning
 from hfcompress.plots import EXPORTS, shown
-from hfcompress.report import describe_change, format_value
 from hfcompress.snippet import identifier, install_command, is_repo_id, loading_requirements, loading_snippet
 
 if TYPE_CHECKING:
@@ -27,8 +28,23 @@ if TYPE_CHECKING:
 
 __all__ = ["card_metadata", "render_card"]
 
-METRICS = {"zero_shot_accuracy": "accuracy", "word_error_rate": "wer", "character_error_rate": "cer"}
-"""The Hub's ids of metrics, by ours."""
+METRICS = {
+    "zero_shot_accuracy": "accuracy",
+    "zero_shot_top5_accuracy": "accuracy",
+    "mean_per_class_recall": "recall",
+    "worst_class_recall": "recall",
+    "word_error_rate": "wer",
+    "character_error_rate": "cer",
+    "rouge_l": "rouge",
+    "vqa_accuracy": "accuracy",
+    **{f"{way}_recall_at_{k}": f"recall_at_{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)},
+}
+"""The Hub's ids of metrics, by ours where they differ (`bleu`, `chrf`, `exact_match`, `cider`, `anls` do not).
+
+The metric's name, which stands beside the id, tells measures of one id apart.
+"""
+PIPELINES = {"image-text-retrieval": "zero-shot-image-classification"}
+"""The Hub's name of the task that a model is for, by ours where they differ: the same dual encoders do both."""
 STEP_TAGS = {"cast": "half-precision", "prune": "pruned", "quantize": "quantized"}
 LIBRARIES = {"transformers": "transformers", "onnx": "optimum", "openvino": "optimum"}
 NOTHING = "\u2013"
@@ -60,6 +76,8 @@ def render_card(report: Report, pictures: Sequence[Picture]) -> str:
         has_published=any(row.as_published is not None for row in costs),
         has_intervals=any(row.compressed.low is not None for row in rows),
         has_fidelity=any(row.source is None for row in quality),
+        author=None if report.card.text is None else report.card.text.strip(),
+        has_noise=any(is_within_noise(row) for row in rows),
         pictures=[{"alt": plain(picture.alt), "path": picture.path} for picture in pictures],
         install=install_command(report.artifact),
         imports_hfcompress=report.artifact.imports_hfcompress,
@@ -96,14 +114,15 @@ def card_metadata(report: Report) -> ModelCardData:
     tags += filter(None, [artifact.dtype])
     if {f"onnx/{name}.onnx" for name in ("model", "model_fp16", "model_quantized")} & artifact.files.keys():
         tags.append("transformers.js")  # it finds its models there and nowhere else
+    tags += [tag for tag in map(identifier, report.card.tags) if tag]
     results = [_result(row) for row in report.measurements if row.task and row.source is not None]
     return ModelCardData(
         license=identifier(source.license),
         license_name=identifier(source.license_name),
         license_link=source.license_link if _is_link(source.license_link) else None,
         library_name=LIBRARIES[artifact.format],
-        pipeline_tag=identifier(artifact.pipeline_tag),
-        tags=tags,
+        pipeline_tag=identifier(PIPELINES.get(artifact.pipeline_tag or "", artifact.pipeline_tag)),
+        tags=list(dict.fromkeys(tags)),
         base_model=base,
         base_model_relation=("quantized" if quantized else "finetune") if base else None,
         datasets=_calibrated_with(report.steps) or None,
@@ -225,7 +244,8 @@ def _headline(report: Report) -> str:
     score = next((row for row in report.measurements if row.task and row.source is not None), None)
     if score is not None and score.source is not None:
         before, after = (format_value(value.value, score.unit) for value in (score.source, score.compressed))
-        first += f"; {plain(score.label)} {before} → {after}" + (f" (n = {score.n})" if score.n else "")
+        sure = [*(["within noise"] if is_within_noise(score) else []), *([f"n = {score.n}"] if score.n else [])]
+        first += f"; {plain(score.label)} {before} → {after}" + (f" ({', '.join(sure)})" if sure else "")
     return f"{first}. Made with hfcompress."
 
 
@@ -235,8 +255,17 @@ def _row(row: Measurement) -> dict[str, str]:
         "published": _cell(row.as_published, row.unit),
         "source": _cell(row.source, row.unit),
         "compressed": f"**{_cell(row.compressed, row.unit)}**",
-        "change": describe_change(row) or NOTHING,
+        "change": _change(row) or NOTHING,
     }
+
+
+def _change(row: Measurement) -> str:
+    """Return what became of a quantity, with the interval of the difference where there is one."""
+    told, found = describe_change(row), row.difference
+    if found is None or found.low is None or found.high is None or found.value == 0 == found.low == found.high:
+        return told
+    low, high = (format_difference(bound, row.unit) for bound in (found.low, found.high))
+    return f"{told} [{low}, {high}]" + (", within noise" if is_within_noise(row) else "")
 
 
 def _cell(value: Value | None, unit: str) -> str:
@@ -332,12 +361,13 @@ def _versions(environment: dict[str, str | int]) -> str:
 
 def _license(report: Report) -> str:
     source = report.source
+    warning = license_warning(source.license, source.license_name)
     if source.license is None:
-        return "The source's card names no license: ask its authors before you use this model or pass it on."
+        return f"**{warning}**"
     told = f"License: {code(source.license)}"
     if source.license_name or source.license_link:
         told += f", {code(' '.join(filter(None, (source.license_name, source.license_link))))}"
-    return f"{told}, inherited from the source."
+    return f"{told}, inherited from the source." + (f" **{plain(warning)}**" if warning else "")
 
 
 def _reproduce(environment: dict[str, str | int]) -> str:

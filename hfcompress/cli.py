@@ -186,9 +186,14 @@ def push(
     _quiet()
     from hfcompress.artifact import name_repository
     from hfcompress.hub import push_folder
+    from hfcompress.licenses import license_warning
+    from hfcompress.report import Report
 
     with _arguments():
         name_repository(folder, repo)
+        source = Report.load(folder).source
+    if (warning := license_warning(source.license, source.license_name)) is not None:
+        _tell(warning)
     pushed = push_folder(folder, repo, private=private, create_pr=create_pr, revision=revision, message=message)
     typer.echo(pushed.url)
 

@@ -16,7 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from hfcompress.report import describe_change, format_value
+from hfcompress.changes import describe_change, format_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ LAYERS = (
     {"contracts"},
     {"registry", "narrow_layers", "nibbles", "quantized"},
     {"narrowing"},
-    {"extras", "environment", "yaml_text", "anatomy", "intervals", "loader", "outputs"},
+    {"extras", "environment", "yaml_text", "anatomy", "intervals", "loader", "outputs", "changes", "licenses"},
     {"audio"},
     {"yaml_source", "validation", "inputs", "probes", "hub"},
     {"runtimes", "recipe_checks", "report", "twin"},
