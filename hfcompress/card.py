@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hfcompress.plots import Picture
     from hfcompress.report import GateResult, Report
 
-__all__ = ["card_metadata", "render_card"]
+__all__ = ["card_metadata", "render_body", "render_card", "title_of"]
 
 METRICS = {
     "zero_shot_accuracy": "accuracy",
@@ -63,11 +63,16 @@ def render_card(report: Report, pictures: Sequence[Picture]) -> str:
     Raises:
         RunError: The report names a class to load with that is no dotted Python name.
     """
+    return f"---\n{card_metadata(report).to_yaml()}\n---\n\n{render_body(report, pictures)}"
+
+
+def render_body(report: Report, pictures: Sequence[Picture]) -> str:
+    """Return the card's Markdown below its front matter; see `render_card`."""
     rows = report.measurements
     quality, costs = [row for row in rows if row.task], [row for row in rows if not row.task]
     source, recipe = report.source, report.recipe
-    body = _template().render(
-        title=_title(report),
+    return _template().render(
+        title=plain(title_of(report)),
         failed=[_gate(gate) for gate in report.failed_gates],
         headline=_headline(report),
         export=EXPORTS[report.artifact.format],
@@ -95,7 +100,6 @@ def render_card(report: Report, pictures: Sequence[Picture]) -> str:
         recipe_sha256=recipe.sha256,
         recipe=_fence("yaml", recipe.text.rstrip("\n")),
     )
-    return f"---\n{card_metadata(report).to_yaml()}\n---\n\n{body}"
 
 
 def card_metadata(report: Report) -> ModelCardData:
@@ -126,7 +130,7 @@ def card_metadata(report: Report) -> ModelCardData:
         base_model=base,
         base_model_relation=("quantized" if quantized else "finetune") if base else None,
         datasets=_calibrated_with(report.steps) or None,
-        model_name=_name(report) if results else None,
+        model_name=title_of(report) if results else None,
         eval_results=results or None,
     )
 
@@ -204,16 +208,12 @@ def _result(row: Measurement) -> EvalResult:
     )
 
 
-def _name(report: Report) -> str:
+def title_of(report: Report) -> str:
     """Return the artifact's name: the repository's, or the source's with what became of it."""
     if report.artifact.repo:
         return shown(report.artifact.repo.rpartition("/")[2])
     done = [STEP_TAGS.get(step.use, step.use) for step in report.steps]
     return shown("-".join([report.source.id.rpartition("/")[2], *dict.fromkeys(done)]))
-
-
-def _title(report: Report) -> str:
-    return plain(_name(report))
 
 
 def _linked(name: str, address: str | None) -> str:

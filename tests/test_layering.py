@@ -21,7 +21,7 @@ LAYERS = (
     {"runtimes", "recipe_checks", "report", "twin"},
     {"pruning", "quantization", "casting", "evaluation", "benchmark", "recipe", "gates", "plots", "snippet"},
     {"card", "schema", "data", "inspection", "overlap"},
-    {"artifact", "measure", "api"},
+    {"artifact", "measure", "api", "page"},
     {"pipeline"},
     {"display"},
     {"cli"},
