@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined, Template
 
+from hfcompress.canvas import shown
 from hfcompress.changes import describe_change, format_difference, format_value, is_within_noise
 from hfcompress.licenses import license_warning
-from hfcompress.plots import EXPORTS, shown
+from hfcompress.plots import EXPORTS
 from hfcompress.snippet import identifier, install_command, is_repo_id, loading_requirements, loading_snippet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from hfcompress.canvas import Picture
     from hfcompress.contracts import Json, Measurement, StepRecord, Value
-    from hfcompress.plots import Picture
     from hfcompress.report import GateResult, Report
 
 __all__ = ["card_metadata", "render_body", "render_card", "title_of"]

@@ -164,6 +164,7 @@ def run(
             gates=gates,
             artifact=artifact_record(recipe, artifact, recipe.push.repo if pushing and recipe.push else None),
             environment=costs.environment,
+            towers=costs.towers,
             card=CardRecord(recipe.card.text, recipe.card.tags),
         )
         describe(report, artifact.path)

@@ -12,10 +12,10 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 from markdown_it import MarkdownIt
 
+from hfcompress.canvas import Picture
 from hfcompress.card import card_metadata, code, plain, render_card
 from hfcompress.contracts import Measurement, StepRecord, Value
 from hfcompress.errors import RunError
-from hfcompress.plots import Picture
 from hfcompress.report import ArtifactRecord, CardRecord, GateResult, RecipeRecord, Report, SourceRecord
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from hfcompress.canvas import Picture, shown
 from hfcompress.contracts import Measurement, StepRecord, Value
-from hfcompress.plots import Picture, draw_pictures, shown
+from hfcompress.plots import draw_pictures
 from hfcompress.report import ArtifactRecord, RecipeRecord, Report, SourceRecord
 
 if TYPE_CHECKING:

@@ -91,7 +91,7 @@ def described(folder: Path, checkpoint_format: Format, task: str, **fields: str)
         ),
         *(
             pytest.param("openvino", family, marks=pytest.mark.openvino)
-            for family in ("siglip", "whisper", "wav2vec2", "trocr", "llava")
+            for family in ("siglip", "wav2vec2", "trocr", "llava")
         ),
     ],
 )
