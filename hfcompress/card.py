@@ -265,8 +265,8 @@ def _change(row: Measurement) -> str:
     told, found = describe_change(row), row.difference
     if found is None or found.low is None or found.high is None or found.value == 0 == found.low == found.high:
         return told
-    low, high = (format_difference(bound, row.unit) for bound in (found.low, found.high))
-    return f"{told} [{low}, {high}]" + (", within noise" if is_within_noise(row) else "")
+    interval = [format_difference(bound, row.unit) for bound in (found.low, found.high)]
+    return f"{told} {_bracket(interval)}" + (", within noise" if is_within_noise(row) else "")
 
 
 def _cell(value: Value | None, unit: str) -> str:
@@ -279,7 +279,12 @@ def _cell(value: Value | None, unit: str) -> str:
         return text
     if unit in {"ratio", "ms"}:
         interval = [bound.partition("\u00a0")[0] for bound in interval]  # the unit stands before the bracket
-    return f"{text} [{', '.join(interval)}]"
+    return f"{text} {_bracket(interval)}"
+
+
+def _bracket(interval: Sequence[str]) -> str:
+    """Return an interval that no line break tears apart."""
+    return "[" + ",\u00a0".join(interval) + "]"
 
 
 def _gate(gate: GateResult) -> dict[str, str]:
@@ -325,7 +330,16 @@ def _leaf(value: Json) -> str:
         return plain(value) if " " in value else code(value)
     if isinstance(value, list):
         items = [_leaf(item) for item in value[:LIST_ITEMS]]
-        return ", ".join(items + ["…"] * (len(value) > LIST_ITEMS)) or "none"
+        apart = "; " if any(isinstance(item, dict) for item in value) else ", "
+        return apart.join(items + ["…"] * (len(value) > LIST_ITEMS)) or "none"
+    return _leaf_of(value)
+
+
+def _leaf_of(value: dict[str, Json]) -> str:
+    """Return a mapping on one line; what it was before and after comes last."""
+    if {"before", "after"} < value.keys():
+        rest = {key: item for key, item in value.items() if key not in {"before", "after"}}
+        return f"{_leaf(rest)}: {_leaf(value['before'])} → {_leaf(value['after'])}"
     return ", ".join(f"{_key(key)} {_leaf(item)}" for key, item in value.items()) or "none"
 
 

@@ -130,7 +130,7 @@ def _part(name: str) -> str:
 
 def draw_bytes(towers: tuple[TowerBytes, ...]) -> Figure:
     """Draw for each tower what its weights took and what they take."""
-    rows = sorted(towers, key=lambda tower: -tower.source)
+    rows = sorted(towers, key=lambda tower: (tower.name == "other", -tower.source))
     figure = blank(0.9 + 0.72 * len(rows))
     axis = figure.subplots()
     for line, row in enumerate(rows):
@@ -139,7 +139,9 @@ def draw_bytes(towers: tuple[TowerBytes, ...]) -> Figure:
             write_number(axis, format_value(size, "bytes"), (size, line + apart), INK)
     axis.set_xlim(0, 1.18 * max(max(row.source, row.compressed) for row in rows) or 1.0)
     axis.set_ylim(len(rows) - 0.45, -0.55)
-    axis.set_yticks(range(len(rows)), [shown(row.name) for row in rows])
+    axis.set_yticks(
+        range(len(rows)), ["other and\nunnamed" if row.name == "other" else shown(row.name) for row in rows]
+    )
     axis.set_xticks([])
     tidy(axis)
     axis.spines["bottom"].set_visible(False)
@@ -160,7 +162,7 @@ class Removal:
     """What pruning left of the layers of one stack along one axis.
 
     Attributes:
-        stack: Name of the layers, without their numbers.
+        stack: Name of the layers, with a star for their numbers.
         axis: "heads", "ffn" or "layers".
         before: Units of each layer before, in the order of the model.
         after: Units that stayed.
@@ -183,21 +185,21 @@ class Removal:
 
 def removals(report: Report) -> list[Removal]:
     """Return what the steps of a report removed of each stack and axis; nothing for steps that tell nothing of it."""
-    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for step in report.steps:
+    found: dict[tuple[int, str, str], list[tuple[int, int]]] = {}
+    for index, step in enumerate(report.steps):
         blocks: Any = step.detail.get("blocks")
         counts: Any = step.detail.get("block_counts")
         if isinstance(blocks, dict) and isinstance(counts, dict):
             for stack, gone in blocks.items():
                 before = int(counts[stack]["before"])
-                found[stack, "layers"] = [(1, int(block not in gone)) for block in range(before)]
+                found[index, str(stack), "layers"] = [(1, int(block not in gone)) for block in range(before)]
         layers: Any = step.detail.get("layers")
         for layer in layers if isinstance(layers, list) else ():
-            stack = re.sub(r"\.\d+(?=\.|$)", "", str(layer["name"]))
-            found.setdefault((stack, str(layer["axis"])), []).append((int(layer["before"]), int(layer["after"])))
+            stack = re.sub(r"\.\d+(?=\.|$)", ".*", str(layer["name"]))
+            found.setdefault((index, stack, str(layer["axis"])), []).append((int(layer["before"]), int(layer["after"])))
     return [
         Removal(stack, axis, tuple(before for before, _ in sizes), tuple(after for _, after in sizes))
-        for (stack, axis), sizes in found.items()
+        for (_, stack, axis), sizes in found.items()
     ]
 
 

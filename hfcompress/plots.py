@@ -206,7 +206,11 @@ def _tradeoff(score: Measurement, timed: Measurement) -> Figure:
     axis.set_xlim(0, 1.3 * most or 1.0)
     axis.margins(y=0.3)
     if score.unit == "ratio":
-        axis.set_yticks(axis.get_yticks(), [f"{100 * tick:.4g} %" for tick in axis.get_yticks()])
+        low, high = axis.get_ylim()
+        best = max(quality.high or quality.value for quality, *_ in models)
+        ticks = [float(tick) for tick in axis.get_yticks() if low <= tick <= max(1.0, best)]
+        axis.set_yticks(ticks, [f"{100 * tick:.4g} %" for tick in ticks])
+        axis.set_ylim(low, high)
     if not score.higher_is_better:
         axis.invert_yaxis()
     axis.set_xlabel(f"{shown(timed.label)} ({timed.unit}); further left is faster", loc="left")

@@ -52,7 +52,9 @@ def _namer(source: Path) -> Callable[[str], str | None]:
     model = meta_model(load_config(source))
     parts = {tower.module: tower.name for tower in find_towers(model) if tower.module}
     if not parts:
-        parts = {name: name for name, module in model.base_model.named_children() if any(module.parameters())}
+        parts = {
+            name: name for name, module in model.base_model.named_children() if any(True for _ in module.parameters())
+        }
     # a tower may hang below another module in an export, or in a checkpoint that an earlier version wrote
     short = {module.rpartition(".")[2]: name for module, name in parts.items()}
     known = sorted((parts | short).items(), key=lambda item: -len(item[0]))

@@ -315,6 +315,7 @@ def test_step_detail() -> None:
         "graphs": {"onnx/model.onnx": {"float_nodes": 12}},
         "config_edits": ["vision_config.intermediate_size 512 → 208", "text_config.layers 4 → 3"],
         "left_in_float": ["/MatMul_1", "/Gemm"],
+        "layers": [{"name": f"layers.{layer}.fc1", "axis": "ffn", "before": 512, "after": 208} for layer in range(2)],
         "proof_max_difference": 1.1920929e-07,
         "per_channel": True,
         "calibration": None,
@@ -329,6 +330,7 @@ def test_step_detail() -> None:
    - config edits: vision_config.intermediate_size 512 → 208
    - config edits: text_config.layers 4 → 3
    - left in float: `/MatMul_1`, `/Gemm`
+   - layers: name `layers.0.fc1`, axis `ffn`: 512 → 208; name `layers.1.fc1`, axis `ffn`: 512 → 208
    - proof max difference: 1.192e-07
    - per channel: yes
    - calibration: none
@@ -363,9 +365,9 @@ def test_within_noise() -> None:
     cards = [body(render_card(report(measurements=(row, *rest, *costs(3.81))), [])) for row in (inside, outside)]
 
     assert "top-1 accuracy 97.2\u00a0% → 96.9\u00a0% (within noise, n = 540). Made with" in cards[0]
-    assert "| \u22120.37\u00a0points [\u22121.13, +0.38], within noise |" in cards[0]
+    assert "| \u22120.37\u00a0points [\u22121.13,\u00a0+0.38], within noise |" in cards[0]
     assert "A change is within noise where" in cards[0]
-    assert "| \u22120.37\u00a0points [\u22121.13, \u22120.01] |" in cards[1]
+    assert "| \u22120.37\u00a0points [\u22121.13,\u00a0\u22120.01] |" in cards[1]
     assert "within noise" not in cards[1]
 
 
