@@ -14,22 +14,39 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined, Template
 
+from hfcompress.canvas import shown
+from hfcompress.changes import describe_change, format_difference, format_value, is_within_noise
 from hfcompress.graph_names import runs_in_transformers_js
-from hfcompress.plots import EXPORTS, shown
-from hfcompress.report import describe_change, format_value
+from hfcompress.licenses import license_warning
+from hfcompress.plots import EXPORTS
 from hfcompress.snippet import identifier, install_command, is_repo_id, loading_requirements, loading_snippet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from hfcompress.canvas import Picture
     from hfcompress.contracts import Json, Measurement, StepRecord, Value
-    from hfcompress.plots import Picture
     from hfcompress.report import GateResult, Report
 
-__all__ = ["card_metadata", "render_card"]
+__all__ = ["card_metadata", "render_body", "render_card", "title_of"]
 
-METRICS = {"zero_shot_accuracy": "accuracy", "word_error_rate": "wer", "character_error_rate": "cer"}
-"""The Hub's ids of metrics, by ours."""
+METRICS = {
+    "zero_shot_accuracy": "accuracy",
+    "zero_shot_top5_accuracy": "accuracy",
+    "mean_per_class_recall": "recall",
+    "worst_class_recall": "recall",
+    "word_error_rate": "wer",
+    "character_error_rate": "cer",
+    "rouge_l": "rouge",
+    "vqa_accuracy": "accuracy",
+    **{f"{way}_recall_at_{k}": f"recall_at_{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)},
+}
+"""The Hub's ids of metrics, by ours where they differ (`bleu`, `chrf`, `exact_match`, `cider`, `anls` do not).
+
+The metric's name, which stands beside the id, tells measures of one id apart.
+"""
+PIPELINES = {"image-text-retrieval": "zero-shot-image-classification"}
+"""The Hub's name of the task that a model is for, by ours where they differ: the same dual encoders do both."""
 STEP_TAGS = {"cast": "half-precision", "prune": "pruned", "quantize": "quantized"}
 LIBRARIES = {"transformers": "transformers", "onnx": "optimum", "openvino": "optimum"}
 NOTHING = "\u2013"
@@ -48,11 +65,16 @@ def render_card(report: Report, pictures: Sequence[Picture]) -> str:
     Raises:
         RunError: The report names a class to load with that is no dotted Python name.
     """
+    return f"---\n{card_metadata(report).to_yaml()}\n---\n\n{render_body(report, pictures)}"
+
+
+def render_body(report: Report, pictures: Sequence[Picture]) -> str:
+    """Return the card's Markdown below its front matter; see `render_card`."""
     rows = report.measurements
     quality, costs = [row for row in rows if row.task], [row for row in rows if not row.task]
     source, recipe = report.source, report.recipe
-    body = _template().render(
-        title=_title(report),
+    return _template().render(
+        title=plain(title_of(report)),
         failed=[_gate(gate) for gate in report.failed_gates],
         headline=_headline(report),
         export=EXPORTS[report.artifact.format],
@@ -61,6 +83,8 @@ def render_card(report: Report, pictures: Sequence[Picture]) -> str:
         has_published=any(row.as_published is not None for row in costs),
         has_intervals=any(row.compressed.low is not None for row in rows),
         has_fidelity=any(row.source is None for row in quality),
+        author=None if report.card.text is None else report.card.text.strip(),
+        has_noise=any(is_within_noise(row) for row in rows),
         pictures=[{"alt": plain(picture.alt), "path": picture.path} for picture in pictures],
         install=install_command(report.artifact),
         imports_hfcompress=report.artifact.imports_hfcompress,
@@ -78,7 +102,6 @@ def render_card(report: Report, pictures: Sequence[Picture]) -> str:
         recipe_sha256=recipe.sha256,
         recipe=_fence("yaml", recipe.text.rstrip("\n")),
     )
-    return f"---\n{card_metadata(report).to_yaml()}\n---\n\n{body}"
 
 
 def card_metadata(report: Report) -> ModelCardData:
@@ -97,18 +120,19 @@ def card_metadata(report: Report) -> ModelCardData:
     tags += filter(None, [artifact.dtype])
     if runs_in_transformers_js(artifact.files):
         tags.append("transformers.js")
+    tags += [tag for tag in map(identifier, report.card.tags) if tag]
     results = [_result(row) for row in report.measurements if row.task and row.source is not None]
     return ModelCardData(
         license=identifier(source.license),
         license_name=identifier(source.license_name),
         license_link=source.license_link if _is_link(source.license_link) else None,
         library_name=LIBRARIES[artifact.format],
-        pipeline_tag=identifier(artifact.pipeline_tag),
-        tags=tags,
+        pipeline_tag=identifier(PIPELINES.get(artifact.pipeline_tag or "", artifact.pipeline_tag)),
+        tags=list(dict.fromkeys(tags)),
         base_model=base,
         base_model_relation=("quantized" if quantized else "finetune") if base else None,
         datasets=_calibrated_with(report.steps) or None,
-        model_name=_name(report) if results else None,
+        model_name=title_of(report) if results else None,
         eval_results=results or None,
     )
 
@@ -186,16 +210,12 @@ def _result(row: Measurement) -> EvalResult:
     )
 
 
-def _name(report: Report) -> str:
+def title_of(report: Report) -> str:
     """Return the artifact's name: the repository's, or the source's with what became of it."""
     if report.artifact.repo:
         return shown(report.artifact.repo.rpartition("/")[2])
     done = [STEP_TAGS.get(step.use, step.use) for step in report.steps]
     return shown("-".join([report.source.id.rpartition("/")[2], *dict.fromkeys(done)]))
-
-
-def _title(report: Report) -> str:
-    return plain(_name(report))
 
 
 def _linked(name: str, address: str | None) -> str:
@@ -226,7 +246,8 @@ def _headline(report: Report) -> str:
     score = next((row for row in report.measurements if row.task and row.source is not None), None)
     if score is not None and score.source is not None:
         before, after = (format_value(value.value, score.unit) for value in (score.source, score.compressed))
-        first += f"; {plain(score.label)} {before} → {after}" + (f" (n = {score.n})" if score.n else "")
+        sure = [*(["within noise"] if is_within_noise(score) else []), *([f"n = {score.n}"] if score.n else [])]
+        first += f"; {plain(score.label)} {before} → {after}" + (f" ({', '.join(sure)})" if sure else "")
     return f"{first}. Made with hfcompress."
 
 
@@ -236,8 +257,17 @@ def _row(row: Measurement) -> dict[str, str]:
         "published": _cell(row.as_published, row.unit),
         "source": _cell(row.source, row.unit),
         "compressed": f"**{_cell(row.compressed, row.unit)}**",
-        "change": describe_change(row) or NOTHING,
+        "change": _change(row) or NOTHING,
     }
+
+
+def _change(row: Measurement) -> str:
+    """Return what became of a quantity, with the interval of the difference where there is one."""
+    told, found = describe_change(row), row.difference
+    if found is None or found.low is None or found.high is None or found.value == 0 == found.low == found.high:
+        return told
+    interval = [format_difference(bound, row.unit) for bound in (found.low, found.high)]
+    return f"{told} {_bracket(interval)}" + (", within noise" if is_within_noise(row) else "")
 
 
 def _cell(value: Value | None, unit: str) -> str:
@@ -250,7 +280,12 @@ def _cell(value: Value | None, unit: str) -> str:
         return text
     if unit in {"ratio", "ms"}:
         interval = [bound.partition("\u00a0")[0] for bound in interval]  # the unit stands before the bracket
-    return f"{text} [{', '.join(interval)}]"
+    return f"{text} {_bracket(interval)}"
+
+
+def _bracket(interval: Sequence[str]) -> str:
+    """Return an interval that no line break tears apart."""
+    return "[" + ",\u00a0".join(interval) + "]"
 
 
 def _gate(gate: GateResult) -> dict[str, str]:
@@ -296,7 +331,16 @@ def _leaf(value: Json) -> str:
         return plain(value) if " " in value else code(value)
     if isinstance(value, list):
         items = [_leaf(item) for item in value[:LIST_ITEMS]]
-        return ", ".join(items + ["…"] * (len(value) > LIST_ITEMS)) or "none"
+        apart = "; " if any(isinstance(item, dict) for item in value) else ", "
+        return apart.join(items + ["…"] * (len(value) > LIST_ITEMS)) or "none"
+    return _leaf_of(value)
+
+
+def _leaf_of(value: dict[str, Json]) -> str:
+    """Return a mapping on one line; what it was before and after comes last."""
+    if {"before", "after"} < value.keys():
+        rest = {key: item for key, item in value.items() if key not in {"before", "after"}}
+        return f"{_leaf(rest)}: {_leaf(value['before'])} → {_leaf(value['after'])}"
     return ", ".join(f"{_key(key)} {_leaf(item)}" for key, item in value.items()) or "none"
 
 
@@ -333,12 +377,13 @@ def _versions(environment: dict[str, str | int]) -> str:
 
 def _license(report: Report) -> str:
     source = report.source
+    warning = license_warning(source.license, source.license_name)
     if source.license is None:
-        return "The source's card names no license: ask its authors before you use this model or pass it on."
+        return f"**{warning}**"
     told = f"License: {code(source.license)}"
     if source.license_name or source.license_link:
         told += f", {code(' '.join(filter(None, (source.license_name, source.license_link))))}"
-    return f"{told}, inherited from the source."
+    return f"{told}, inherited from the source." + (f" **{plain(warning)}**" if warning else "")
 
 
 def _reproduce(environment: dict[str, str | int]) -> str:

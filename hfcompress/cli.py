@@ -186,11 +186,41 @@ def push(
     _quiet()
     from hfcompress.artifact import name_repository
     from hfcompress.hub import push_folder
+    from hfcompress.licenses import license_warning
+    from hfcompress.report import Report
 
     with _arguments():
         name_repository(folder, repo)
+        source = Report.load(folder).source
+    if (warning := license_warning(source.license, source.license_name)) is not None:
+        _tell(warning)
     pushed = push_folder(folder, repo, private=private, create_pr=create_pr, revision=revision, message=message)
     typer.echo(pushed.url)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="An artifact of `hfcompress run`.", show_default=False)],
+    html: Annotated[Path | None, typer.Option("--html", help="Write the card as one self-contained page.")] = None,
+    as_json: _AsJson = False,  # noqa: FBT002
+) -> None:
+    """Print what a run found out again; `--html` writes it as a page, with pictures and recipe."""
+    _quiet()
+    from hfcompress.report import Report
+
+    with _arguments():
+        found = Report.load(folder)
+    if html is not None:
+        from hfcompress.page import render_page
+
+        page = render_page(found)
+        try:
+            html.write_text(page, encoding="utf-8")
+        except OSError as error:
+            msg = f"{html} cannot be written: {error.strerror}"
+            raise UsageError(msg) from error
+        _tell(f"The page is {html}")
+    _print_report(found, as_json=as_json)
 
 
 @app.command(name="list")

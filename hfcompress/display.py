@@ -19,8 +19,8 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from hfcompress.changes import describe_change, format_value, is_within_noise
 from hfcompress.contracts import Format, Measurement, Progress
-from hfcompress.report import describe_change, format_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -131,9 +131,15 @@ def report_table(report: Report) -> Table:
             escape(row.label),
             "" if row.n is None else str(row.n),
             *(_cell(row, value) for value in values),
-            describe_change(row),
+            _change(row),
         )
     return table
+
+
+def _change(row: Measurement) -> str:
+    """Return what became of a quantity, and whether that can be chance."""
+    told = describe_change(row)
+    return f"{told}, within noise" if row.difference and row.difference.value and is_within_noise(row) else told
 
 
 def _table(title: str | None = None) -> Table:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Protocol
 
+from hfcompress.changes import change
 from hfcompress.errors import RunError, UsageError
 from hfcompress.registry import did_you_mean
-from hfcompress.report import GateResult, change
+from hfcompress.report import GateResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,8 +9,9 @@ from hfcompress.benchmark import alternate, default_threads, latency, parameters
 from hfcompress.contracts import Checkpoint, Measurement, Value
 from hfcompress.environment import environment_record
 from hfcompress.errors import DataError, RecipeError
-from hfcompress.report import ArtifactRecord, SourceRecord
+from hfcompress.report import ArtifactRecord, SourceRecord, TowerBytes
 from hfcompress.runtimes import runtime_of
+from hfcompress.tower_bytes import tower_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,10 +74,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Costs:
-    """Size and speed of source and result, and the machine they were measured on."""
+    """Size, by tower too, and speed of source and result, and the machine they were measured on."""
 
     measurements: tuple[Measurement, ...]
     environment: dict[str, str | int]
+    towers: tuple[TowerBytes, ...]
 
 
 def cost_measurements(
@@ -150,7 +152,9 @@ def cost_measurements(
         timed("latency_ms", f"latency, p50, {_rows(options.batch_size)}", 50),
         timed("latency_p90_ms", f"latency, p90, {_rows(options.batch_size)}", 90),
     )
-    return Costs(measurements, environment_record(threads))
+    before, after = (tower_bytes(checkpoint, source.path) for checkpoint in (baseline, artifact))
+    towers = tuple(TowerBytes(name, before.get(name, 0), after.get(name, 0)) for name in sorted(before | after))
+    return Costs(measurements, environment_record(threads), towers)
 
 
 def source_record(source: Source, forecast: Forecast) -> SourceRecord:

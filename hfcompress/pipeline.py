@@ -15,11 +15,12 @@ from hfcompress.errors import CheckpointError, DataError, HfcompressError, Missi
 from hfcompress.extras import require_extra
 from hfcompress.gates import check_gates
 from hfcompress.hub import Pushed, Source, download_weights, push_folder, resolve_model
+from hfcompress.licenses import license_warning
 from hfcompress.measure import Evaluation, artifact_record, cost_measurements, source_record
 from hfcompress.overlap import shared_rows
 from hfcompress.recipe import Recipe, load_recipe
 from hfcompress.registry import TASKS
-from hfcompress.report import RecipeRecord, Report
+from hfcompress.report import CardRecord, RecipeRecord, Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -126,6 +127,10 @@ def run(
     for forecast in the_plan.forecasts[1:]:
         for change in forecast.changes:
             progress.note(change)
+    if push and recipe.push is not None:
+        warning = license_warning(the_plan.source.license, the_plan.source.license_name)
+        if warning is not None:
+            progress.note(f"push to {recipe.push.repo}: {warning}")
 
     progress.stage("load")
     rows = _load_data(recipe)
@@ -159,6 +164,8 @@ def run(
             gates=gates,
             artifact=artifact_record(recipe, artifact, recipe.push.repo if pushing and recipe.push else None),
             environment=costs.environment,
+            towers=costs.towers,
+            card=CardRecord(recipe.card.text, recipe.card.tags),
         )
         describe(report, artifact.path)
 

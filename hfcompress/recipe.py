@@ -33,6 +33,7 @@ from hfcompress.yaml_text import KeyPath, dump
 
 __all__ = [
     "BenchmarkOptions",
+    "Card",
     "DataReference",
     "Gate",
     "ModelReference",
@@ -165,6 +166,35 @@ class BenchmarkOptions(_Section):
     threads: int | None = Field(None, ge=1, description="CPU threads of a call; all that the runtime wants by default.")
 
 
+def _tag(tag: str) -> str:
+    if not re.fullmatch(r"[\w.+-]{1,96}", tag, re.ASCII):
+        msg = f"got {shown(tag)}, expected a tag of letters, digits, '.', '_', '+' and '-'"
+        raise ValueError(msg)
+    return tag
+
+
+def _closed(text: str) -> str:
+    """Make sure that Markdown after this text is read as Markdown again."""
+    from markdown_it import MarkdownIt
+
+    *_, last = MarkdownIt("commonmark").enable("table").parse(f"{text}\n\n# end\n")
+    if (last.type, last.level) != ("heading_close", 0):
+        msg = "the text leaves a code block or HTML open, which would swallow the rest of the card; close it"
+        raise ValueError(msg)
+    return text
+
+
+class Card(_Section):
+    """What the author adds to the model card."""
+
+    text: Annotated[str, AfterValidator(_closed)] | None = Field(
+        None, description="Markdown for a section of its own, about what the model is for and whatever else is to say."
+    )
+    tags: tuple[Annotated[str, AfterValidator(_tag)], ...] = Field(
+        (), description="Tags of the repository, beside those that hfcompress sets."
+    )
+
+
 class Push(_Section):
     """Where the result goes."""
 
@@ -192,6 +222,7 @@ class Recipe(_Section):
         "a result that is larger or slower than its source is refused; null lifts it.",
     )
     benchmark: BenchmarkOptions = Field(BenchmarkOptions(), description="How latency and throughput are measured.")
+    card: Card = Field(Card(), description="What is added to the model card.")
     push: Push | None = Field(None, description="Where the result goes; nowhere by default.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seeds everything random.")
 

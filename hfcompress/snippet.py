@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import HFValidationError
@@ -89,20 +90,117 @@ def loading_snippet(artifact: ArtifactRecord) -> str:
     models = [f'{found[1]} = {name}.from_pretrained(model_id, file_name="{found[0]}")' for found in towers]
     models = models or [f"model = {name}.from_pretrained(model_id{graph}{typed})"]
     load = [place, *models, "processor = AutoProcessor.from_pretrained(model_id)"]
-    if artifact.pipeline_tag != "zero-shot-image-classification":
+    ran = _run(artifact, name, is_torch=stock, is_towers=bool(towers))
+    if ran is None:
         return "\n".join([*first, *sorted(imports), "", *load])
-    indent = "    " if stock else ""
-    logits = [f"{indent}logits = model(**inputs).logits_per_image"] if not towers else _TOWERS_RUN
-    result, results = ("cosine", "cosines") if towers else ("probability", "logits.softmax(dim=-1)")
-    run = [
-        'image = Image.new("RGB", (224, 224), "white")  # your own: Image.open("picture.jpg").convert("RGB")',
+    imports += ran.imports
+    head = [*(["import numpy as np"] if ran.hears else []), *(["import torch"] if stock else []), *sorted(imports)]
+    return "\n".join([*first, *head, "", *load, "", *ran.lines])
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Lines that run a model, and what they import."""
+
+    lines: list[str]
+    imports: list[str]
+    hears: bool = False
+
+
+_IMAGE = 'image = Image.new("RGB", (224, 224), "white")  # your own: Image.open("picture.jpg").convert("RGB")'
+_SOUND = [
+    "rate = processor.feature_extractor.sampling_rate",
+    "sound = np.zeros(rate, dtype=np.float32)  # one second of silence; your own: samples of one channel at that rate",
+]
+_HEARD = 'processor.feature_extractor(sound, sampling_rate=rate, return_tensors="pt")'
+_PRINTED = [
+    "for label, probability in zip(labels, logits.softmax(dim=-1)[0].tolist()):",
+    '    print(f"{label}: {probability:.3f}")',
+]
+_PRINTED_COSINES = [
+    "for label, cosine in zip(labels, cosines[0].tolist()):",
+    '    print(f"{label}: {cosine:.3f}")',
+]
+_IMPORT_IMAGE = ["from PIL import Image"]
+
+
+def _run(artifact: ArtifactRecord, name: str, *, is_torch: bool, is_towers: bool) -> _Run | None:
+    """Return code that runs a loaded model on an example of its task, `None` for a task that we do not know."""
+    cast = is_torch and artifact.dtype is not None
+    if artifact.pipeline_tag in {"zero-shot-image-classification", "image-text-retrieval"}:
+        return _Run(_matched_image(cast=cast, is_torch=is_torch, is_towers=is_towers), _IMPORT_IMAGE)
+    if artifact.pipeline_tag == "zero-shot-audio-classification":
+        return None if is_towers else _Run(_matched_sound(cast=cast, is_torch=is_torch), [], hears=True)
+    if artifact.pipeline_tag == "automatic-speech-recognition":
+        return _Run(_transcribed(name, cast=cast, is_torch=is_torch), [], hears=True)
+    chats = any(path.startswith("chat_template.") for path in artifact.files)
+    if artifact.pipeline_tag == "image-to-text":
+        return _Run(_written("Describe this image." if chats else None, chats=chats, cast=cast), _IMPORT_IMAGE)
+    if artifact.pipeline_tag == "visual-question-answering":
+        return _Run(_written("What is in this image?", chats=chats, cast=cast), _IMPORT_IMAGE)
+    return None
+
+
+def _without_gradients(lines: list[str], *, is_torch: bool) -> list[str]:
+    return ["with torch.inference_mode():", *(f"    {line}" for line in lines)] if is_torch else lines
+
+
+def _matched_image(*, cast: bool, is_torch: bool, is_towers: bool) -> list[str]:
+    return [
+        _IMAGE,
         'labels = ["a photo of a cat", "a photo of a dog"]',
         'inputs = processor(text=labels, images=image, padding=True, return_tensors="pt")',
-        *(['inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)'] if artifact.dtype else []),
-        *(["with torch.inference_mode():"] if stock else []),
-        *logits,
-        f"for label, {result} in zip(labels, {results}[0].tolist()):",
-        f'    print(f"{{label}}: {{{result}:.3f}}")',
+        *(['inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)'] if cast else []),
+        *(
+            [*_TOWERS_RUN, *_PRINTED_COSINES]
+            if is_towers
+            else [*_without_gradients(["logits = model(**inputs).logits_per_image"], is_torch=is_torch), *_PRINTED]
+        ),
     ]
-    imports += ["from PIL import Image"]
-    return "\n".join([*first, *(["import torch"] if stock else []), *sorted(imports), "", *load, "", *run])
+
+
+def _matched_sound(*, cast: bool, is_torch: bool) -> list[str]:
+    logits = "logits = model(**inputs).logits_per_audio" if is_torch else 'logits = model(**inputs)["logits_per_audio"]'
+    return [
+        *_SOUND,
+        'labels = ["a dog barks", "it rains"]',
+        'inputs = processor.tokenizer(labels, padding=True, return_tensors="pt")',
+        f"inputs.update({_HEARD})",
+        *(['inputs["input_features"] = inputs["input_features"].to(model.dtype)'] if cast else []),
+        *_without_gradients([logits], is_torch=is_torch),
+        *_PRINTED,
+    ]
+
+
+def _transcribed(name: str, *, cast: bool, is_torch: bool) -> list[str]:
+    inputs = [*_SOUND, f"inputs = {_HEARD}", *(["inputs = inputs.to(dtype=model.dtype)"] if cast else [])]
+    if name.endswith("ForCTC"):
+        tokens = ["tokens = model(**inputs).logits.argmax(dim=-1)"]
+        return [*inputs, *_without_gradients(tokens, is_torch=is_torch), "print(processor.batch_decode(tokens)[0])"]
+    return [
+        *inputs,
+        "tokens = model.generate(**inputs)",
+        "print(processor.batch_decode(tokens, skip_special_tokens=True)[0])",
+    ]
+
+
+def _written(question: str | None, *, chats: bool, cast: bool) -> list[str]:
+    """Return code that has a model write about an image; in a conversation, where its processor knows one."""
+    words = "" if question is None else f', text="{question}"'
+    inputs = [f'inputs = processor(images=image{words}, return_tensors="pt")']
+    if chats:
+        inputs = [
+            f'content = [{{"type": "image", "image": image}}, {{"type": "text", "text": "{question}"}}]',
+            "inputs = processor.apply_chat_template(",
+            '    [{"role": "user", "content": content}],',
+            '    add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",',
+            ")",
+        ]
+    return [
+        _IMAGE,
+        *inputs,
+        *(['inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)'] if cast else []),
+        "tokens = model.generate(**inputs, max_new_tokens=20)",
+        *(['tokens = tokens[:, inputs["input_ids"].shape[1] :]  # without the question'] if chats else []),
+        "print(processor.batch_decode(tokens, skip_special_tokens=True)[0])",
+    ]

@@ -12,11 +12,11 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 from markdown_it import MarkdownIt
 
+from hfcompress.canvas import Picture
 from hfcompress.card import card_metadata, code, plain, render_card
 from hfcompress.contracts import Measurement, StepRecord, Value
 from hfcompress.errors import RunError
-from hfcompress.plots import Picture
-from hfcompress.report import ArtifactRecord, GateResult, RecipeRecord, Report, SourceRecord
+from hfcompress.report import ArtifactRecord, CardRecord, GateResult, RecipeRecord, Report, SourceRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -315,6 +315,7 @@ def test_step_detail() -> None:
         "graphs": {"onnx/model.onnx": {"float_nodes": 12}},
         "config_edits": ["vision_config.intermediate_size 512 → 208", "text_config.layers 4 → 3"],
         "left_in_float": ["/MatMul_1", "/Gemm"],
+        "layers": [{"name": f"layers.{layer}.fc1", "axis": "ffn", "before": 512, "after": 208} for layer in range(2)],
         "proof_max_difference": 1.1920929e-07,
         "per_channel": True,
         "calibration": None,
@@ -329,6 +330,7 @@ def test_step_detail() -> None:
    - config edits: vision_config.intermediate_size 512 → 208
    - config edits: text_config.layers 4 → 3
    - left in float: `/MatMul_1`, `/Gemm`
+   - layers: name `layers.0.fc1`, axis `ffn`: 512 → 208; name `layers.1.fc1`, axis `ffn`: 512 → 208
    - proof max difference: 1.192e-07
    - per channel: yes
    - calibration: none
@@ -353,3 +355,56 @@ def test_same_from_file() -> None:
     """The card needs nothing that `report.json` does not hold."""
     found = report()
     assert render_card(found, []) == render_card(Report.from_json(json.dumps(json.loads(found.to_json()))), [])
+
+
+def test_within_noise() -> None:
+    """Where the paired interval of a difference holds 0, headline and table say that the change is within noise."""
+    score, *rest = quality()
+    inside = replace(score, difference=Value(-0.0037, -0.0113, 0.0038))
+    outside = replace(score, difference=Value(-0.0037, -0.0113, -0.0001))
+    cards = [body(render_card(report(measurements=(row, *rest, *costs(3.81))), [])) for row in (inside, outside)]
+
+    assert "top-1 accuracy 97.2\u00a0% → 96.9\u00a0% (within noise, n = 540). Made with" in cards[0]
+    assert "| \u22120.37\u00a0points [\u22121.13,\u00a0+0.38], within noise |" in cards[0]
+    assert "A change is within noise where" in cards[0]
+    assert "| \u22120.37\u00a0points [\u22121.13,\u00a0\u22120.01] |" in cards[1]
+    assert "within noise" not in cards[1]
+
+
+def test_ids_of_metrics() -> None:
+    """The Hub knows the measures by its own ids, and their names tell those of one id apart."""
+    score, _ = quality()
+    names = ("zero_shot_top5_accuracy", "word_error_rate", "rouge_l", "image_to_text_recall_at_5", "bleu", "anls")
+    rows = tuple(replace(score, name=name, label=name) for name in names)
+    (index,) = card_metadata(report(measurements=rows)).to_dict()["model-index"]
+    found = [metric["type"] for metric in index["results"][0]["metrics"]]
+    assert found == ["accuracy", "wer", "rouge", "recall_at_5", "bleu", "anls"]
+
+
+def test_pipeline_of_the_hub() -> None:
+    """A model whose retrieval was measured is found on the Hub under a task that the Hub has."""
+    found = card_metadata(report(artifact=replace(ONNX, pipeline_tag="image-text-retrieval")))
+    assert found.pipeline_tag == "zero-shot-image-classification"
+
+
+def test_words_of_the_author() -> None:
+    """The author's Markdown stands in a section of its own, as it was written; it does not touch the front matter."""
+    text = "---\nlicense: gpl-3.0\n---\n\nFor **birds** only, see [here](https://example.org).\n"
+    found = report(card=CardRecord(text, ("birds", "onnx")))
+    card = render_card(found, [])
+    bare = card_metadata(report()).to_dict()
+
+    assert f"## About this model\n\n{text}\n## How to use it" in card
+    assert ModelCard(card).data.to_dict() == {**bare, "tags": [*bare["tags"], "birds"]}
+    assert "About this model" not in render_card(report(), [])
+
+
+@pytest.mark.parametrize(
+    ("license_id", "said"),
+    [("cc-by-nd-4.0", "(cc-by-nd-4.0) forbids derivatives"), (None, "names no license")],
+)
+def test_license_that_forbids(license_id: str | None, said: str) -> None:
+    """What speaks against passing the model on stands among the limits, in bold."""
+    source = SourceRecord("openai/clip", SHA, on_hub=True, license=license_id)
+    (line,) = (line for line in render_card(report(source=source), []).splitlines() if said in line)
+    assert "**The source's" in line

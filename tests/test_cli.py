@@ -28,7 +28,7 @@ def test_no_command_shows_the_commands(cli: Cli) -> None:
     done = cli()
     assert done.returncode == 2
     shown = done.stdout + done.stderr
-    for command in ("run", "validate", "plan", "inspect", "push", "list", "schema"):
+    for command in ("run", "validate", "plan", "inspect", "push", "report", "list", "schema"):
         assert f" {command} " in shown
 
 
@@ -256,6 +256,32 @@ def test_push_of_no_artifact(cli: Cli, tmp_path: Path) -> None:
     done = cli("push", tmp_path, "alice/x")
     assert (done.returncode, done.stdout) == (2, "")
     assert f"is {tmp_path} an artifact of hfcompress?" in done.stderr
+
+
+def test_report_prints_again_what_the_run_printed(pruned: Ran, cli: Cli) -> None:
+    """`report --json` is what `run --json` printed, byte for byte; without it the table comes."""
+    done = cli("report", pruned.folder, "--json")
+    assert (done.returncode, done.stdout, done.stderr) == (0, pruned.stdout, "")
+    assert "size on disk" in cli("report", pruned.folder, COLUMNS="120").stdout
+
+
+def test_report_as_a_page(pruned: Ran, cli: Cli, tmp_path: Path) -> None:
+    """`--html` writes one page from the report alone: what else lay in the folder is not needed."""
+    (tmp_path / "report.json").write_bytes((pruned.folder / "report.json").read_bytes())
+    done = cli("report", tmp_path, "--html", tmp_path / "page.html")
+    assert (done.returncode, done.stderr) == (0, f"The page is {tmp_path / 'page.html'}\n")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["page.html", "report.json"]
+    assert "<h2>Size and speed</h2>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_report_that_cannot_be(pruned: Ran, cli: Cli, tmp_path: Path) -> None:
+    """A folder that is no artifact, and a page that cannot be written, are one sentence and exit code 2."""
+    done = cli("report", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"is {tmp_path} an artifact of hfcompress?" in done.stderr
+    done = cli("report", pruned.folder, "--html", tmp_path / "absent/page.html")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{tmp_path / 'absent/page.html'} cannot be written: No such file or directory\n"
 
 
 def test_terminal_shows_progress(write: Write, recipe: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

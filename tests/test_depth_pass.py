@@ -32,7 +32,10 @@ def test_idle_block_goes() -> None:
                 parameter.zero_()
     old = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     pruned = DepthPass({"text": 0.25}).apply(model, BENCH)
-    assert pruned.detail == {"blocks": {"text_model.encoder.layers": [2]}}
+    assert pruned.detail == {
+        "blocks": {"text_model.encoder.layers": [2]},
+        "block_counts": {"text_model.encoder.layers": {"before": 4, "after": 3}},
+    }
     assert pruned.outcome.changes == ("text: 4 → 3 blocks",)
     assert [str(edit) for edit in pruned.outcome.edits] == ["text_config.num_hidden_layers: 4 → 3"]
     assert pruned.difference <= TOLERANCE

@@ -111,7 +111,10 @@ def test_artifact_holds_what_it_should(quickstart: Ran) -> None:
     assert set(contents(quickstart.folder)) == {
         "README.md",
         "assets/before_after.png",
+        "assets/bytes.png",
+        "assets/removal.png",
         "assets/size_latency.png",
+        "assets/tradeoff.png",
         "config.json",
         "merges.txt",
         "onnx/model_quantized.onnx",

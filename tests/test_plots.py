@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from hfcompress.canvas import Picture
 from hfcompress.contracts import Measurement, StepRecord, Value
-from hfcompress.plots import Picture, draw_pictures, shown
-from hfcompress.report import ArtifactRecord, RecipeRecord, Report, SourceRecord
+from hfcompress.plots import draw_pictures
+from hfcompress.report import ArtifactRecord, RecipeRecord, Report, SourceRecord, TowerBytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,10 +58,29 @@ def reported(*rows: Measurement) -> Report:
     )
 
 
+def full() -> Report:
+    """Return a report with scores, costs, towers and a pruning."""
+    layers: list[Json] = [
+        {"name": f"vision.layers.{layer}.fc1", "axis": "ffn", "before": 512, "after": 512 - 128 * layer}
+        for layer in range(3)
+    ]
+    detail: dict[str, Json] = {
+        "blocks": {"text.layers": [1, 2]},
+        "block_counts": {"text.layers": {"before": 4, "after": 2}},
+        "layers": layers,
+    }
+    return dataclasses.replace(
+        reported(scored(), SIZE, LATENCY),
+        towers=(TowerBytes("other", 10_000, 12_000), TowerBytes("vision", 3_000_000, 800_000)),
+        steps=(StepRecord("prune", 1.0, cached=False, detail=detail),),
+    )
+
+
 def test_pictures(tmp_path: Path) -> None:
-    """Two opaque pictures of a size that a page shows lie in `assets`."""
-    pictures = draw_pictures(reported(scored(), SIZE, LATENCY), tmp_path)
-    assert [picture.path for picture in pictures] == ["assets/before_after.png", "assets/size_latency.png"]
+    """Opaque pictures of a size that a page shows lie in `assets`, each for what the report tells."""
+    pictures = draw_pictures(full(), tmp_path)
+    names = ("before_after", "size_latency", "tradeoff", "bytes", "removal")
+    assert [picture.path for picture in pictures] == [f"assets/{name}.png" for name in names]
     for picture in pictures:
         with Image.open(tmp_path / picture.path) as image:
             image.load()
@@ -112,9 +132,40 @@ def test_alt_text(tmp_path: Path) -> None:
     assert (Picture("assets/size_latency.png", alt),) == draw_pictures(reported(LATENCY), tmp_path)
 
 
+def test_words_for_parts(tmp_path: Path) -> None:
+    """The alternative texts tell bytes by tower, what pruning left, and score and speed of both."""
+    _, _, tradeoff, towers, removal = (picture.alt for picture in draw_pictures(full(), tmp_path))
+    assert "top-1 accuracy: source 97.0\u00a0%, compressed 96.0\u00a0%" in tradeoff
+    assert "compressed 4.00\u00a0ms, 1.2\u00d7 faster." in tradeoff
+    assert towers == (
+        "Where the bytes are. other: 10.0\u00a0kB before, 12.0\u00a0kB after. "
+        "vision: 3.00\u00a0MB before, 800\u00a0kB after."
+    )
+    assert removal == (
+        "What pruning removed of each layer. text.layers: 2 of 4 blocks stay. "
+        "vision.layers.*.fc1: 1,152 of 1,536 feed-forward units stay."
+    )
+
+
+def test_steps_are_told_apart(tmp_path: Path) -> None:
+    """Layers that two steps prune have a panel for each step."""
+    report = full()
+    (*_, once) = draw_pictures(report, tmp_path)
+    (*_, twice) = draw_pictures(dataclasses.replace(report, steps=report.steps * 2), tmp_path)
+    assert (once.alt.count("vision.layers"), twice.alt.count("vision.layers")) == (1, 2)
+
+
+@pytest.mark.parametrize("missing", ["score", "latency"])
+def test_tradeoff_needs_both(missing: str, tmp_path: Path) -> None:
+    """Quality against latency is drawn only where both are known of source and result."""
+    rows = {"score": scored(), "latency": LATENCY}
+    rows[missing] = dataclasses.replace(rows[missing], source=None)
+    assert "assets/tradeoff.png" not in [picture.path for picture in draw_pictures(reported(*rows.values()), tmp_path)]
+
+
 def test_same_bytes(tmp_path: Path) -> None:
     """Equal reports give equal files."""
-    report = reported(scored(), SIZE, LATENCY)
+    report = full()
     for folder in (tmp_path / "a", tmp_path / "b"):
         draw_pictures(report, folder)
     one, other = ([path.read_bytes() for path in sorted((tmp_path / name / "assets").iterdir())] for name in ("a", "b"))
@@ -130,8 +181,3 @@ def test_nothing_to_draw(tmp_path: Path) -> None:
 def test_any_label(label: str, tmp_path: Path) -> None:
     """A label is text, never a formula, whatever it holds."""
     assert len(draw_pictures(reported(scored(label, unit="$^{")), tmp_path)) == 1
-
-
-def test_shown() -> None:
-    """Text from outside becomes one line of limited length."""
-    assert shown("a\n\tb\x1b[0m" + "c" * 100, 10) == "a b [0mccc"[:9] + "\u2026"

@@ -88,6 +88,35 @@ def test_command_names_the_repository_in_the_card(hub: LoopbackHub, artifact: Pa
     assert b'model_id = "alice/named"' in hub.read("alice/named", "README.md")
 
 
+def test_license_that_forbids_is_told_first(
+    hub: LoopbackHub, cli: Cli, write: Write, clip: Path, tmp_path: Path
+) -> None:
+    """A run that is to push a model whose license forbids it says so before any work, and the pushed card says it."""
+    source = shutil.copytree(clip, tmp_path / "source")
+    (source / "README.md").write_text("---\nlicense: cc-by-nd-4.0\n---\n", encoding="utf-8")
+    recipe = write(
+        model={"id": str(source)},
+        steps=[{"use": "round-weights", "bits": 9}],
+        evaluate=[],
+        data={},
+        push={"repo": "alice/forbidden"},
+        card={"text": "Only for **me**.", "tags": ["digits"]},
+        gates={"latency_ms": None, "size_bytes": None},
+    )
+    done = cli("run", recipe, "-o", tmp_path / "out")
+    card = hub.read("alice/forbidden", "README.md").decode()
+
+    assert done.returncode == 0, done.stderr
+    told, _, rest = done.stderr.partition("] load")
+    assert "push to alice/forbidden: The source's license (cc-by-nd-4.0) forbids derivatives" in told
+    assert "forbids derivatives" not in rest
+    assert "(cc-by-nd-4.0) forbids derivatives to be shared" in card
+    assert "## About this model\n\nOnly for **me**.\n" in card
+    again = cli("push", tmp_path / "out", "alice/forbidden")
+    assert again.stderr.startswith("The source's license (cc-by-nd-4.0) forbids derivatives"), again.stderr
+    assert "- digits" in card.partition("\n---\n")[0].splitlines()
+
+
 def test_failed_push_can_be_repeated(hub: LoopbackHub, cli: Cli, write: Write, tmp_path: Path) -> None:
     """A push that fails leaves the artifact and prints the command that repeats it, and that command works."""
     hub.fail("POST", "/api/models/alice/later/commit/*", status=500, times=None)

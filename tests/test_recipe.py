@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ D = "data:\n  photos: {dataset: me/photos, split: test, columns: {image: img, la
 E = "evaluate: [{task: zero-shot-image-classification, data: photos}]\n"
 STATIC = "steps:\n  - {use: quantize, runtime: onnxruntime, mode: static, calibration: rows}\n"
 DYNAMIC = "steps:\n  - {use: quantize, runtime: onnxruntime, mode: dynamic}\n"
-KEYS = "include, version, model, data, steps, evaluate, gates, benchmark, push, seed"
+KEYS = "include, version, model, data, steps, evaluate, gates, benchmark, card, push, seed"
 
 BAD = [
     # shapes
@@ -383,6 +384,30 @@ def test_full_recipe_becomes_typed_objects(here: Path) -> None:
     assert recipe.gates["zero_shot_accuracy"] == Gate(max_drop=0.01)
     assert recipe.push is not None
     assert recipe.push.private
+
+
+@pytest.mark.parametrize("text", ["```python\nx = 1\n", "~~~\n", "<!-- later\n", "<script>\n"])
+def test_words_that_swallow_the_card_are_refused(text: str, here: Path) -> None:
+    """A block of code or HTML that the author leaves open is a mistake of the recipe, placed."""
+    (here / "recipe.yaml").write_text(H + S + f"card: {{text: {json.dumps(text)}}}\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"^recipe\.yaml:4:8: card\.text: the text leaves a code block or HTML open"):
+        load_recipe("recipe.yaml")
+
+
+@pytest.mark.parametrize("tag", ["license:mit", "two words", "", "a\nb", "x" * 97])
+def test_tags_are_the_hubs(tag: str, here: Path) -> None:
+    """A tag is letters, digits and a few marks: none can stand for a license or a base model."""
+    (here / "recipe.yaml").write_text(H + S + f"card: {{tags: [fine, {json.dumps(tag)}]}}\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"^recipe\.yaml:4:21: card\.tags\[1\]: got .+, expected a tag of letters"):
+        load_recipe("recipe.yaml")
+
+
+def test_words_and_tags_of_the_author(here: Path) -> None:
+    """A recipe adds Markdown and tags to its card; both are its own."""
+    text = "For *birds*.\n\n```python\nx = 1\n```\n<b>bold</b>"
+    (here / "recipe.yaml").write_text(H + S + f"card: {{text: {json.dumps(text)}, tags: [a.b]}}\n", encoding="utf-8")
+    card = load_recipe("recipe.yaml").card
+    assert (card.text, card.tags) == (text, ("a.b",))
 
 
 def test_step_of_another_distribution_is_built(here: Path) -> None:

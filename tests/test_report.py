@@ -15,14 +15,10 @@ from hfcompress.display import report_table
 from hfcompress.errors import CheckpointError, RunError, UnknownNameError
 from hfcompress.report import (
     ArtifactRecord,
-    Change,
     GateResult,
     RecipeRecord,
     Report,
     SourceRecord,
-    change,
-    describe_change,
-    format_value,
     public_id,
 )
 
@@ -169,60 +165,6 @@ def test_public_id(name: str, public: str) -> None:
     assert public == public_id(name)
 
 
-def test_change() -> None:
-    """A ratio above 1 is better, whichever way is good; fidelity, which has no source, has no change."""
-    fidelity = Measurement("cosine", "cosine", "cosine", higher_is_better=True, compressed=Value(0.9))
-    assert [
-        Change("zero_shot_accuracy", 0.96875 / 0.984375, -0.015625),
-        Change("size_bytes", 4.0, -300),
-        Change("cosine", None, None),
-    ] == [change(row) for row in (ACCURACY, SIZE, fidelity)]
-
-
-@pytest.mark.parametrize(
-    ("unit", "higher", "source", "compressed", "words"),
-    [
-        ("bytes", False, 390, 100, "3.9\u00d7 smaller"),
-        ("bytes", False, 100, 390, "3.9\u00d7 larger"),
-        ("ms", False, 12, 10, "1.2\u00d7 faster"),
-        ("ms", False, 10, 10.5, "1.05\u00d7 slower"),
-        ("ms", False, 10, 10.01, "no faster"),
-        ("bytes", False, 1200, 100, "12\u00d7 smaller"),
-        ("count", False, 200, 100, "2.0\u00d7 fewer"),
-        ("ratio", True, 0.9722, 0.9685, "\u22120.37\u00a0points"),
-        ("ratio", True, 0.5, 0.50001, "+0.001\u00a0points"),
-        ("ratio", True, 0.5, 0.5, "no change"),
-        ("cosine", True, 1.0, 0.99, "\u22120.0100"),
-        ("dB", True, 1.0, 2.0, "+1.00"),
-    ],
-)
-def test_described_change(unit: str, higher: bool, source: float, compressed: float, words: str) -> None:  # noqa: FBT001
-    """What got worse is said to be worse, and a difference is never rounded away."""
-    row = Measurement("x", "x", unit, higher_is_better=higher, compressed=Value(compressed), source=Value(source))
-    assert words == describe_change(row)
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
-        (0.9722, "ratio", "97.2\u00a0%"),
-        (0.99968, "ratio", "99.97\u00a0%"),
-        (1, "ratio", "100.0\u00a0%"),
-        (0.99999, "cosine", "0.99999"),
-        (4103224, "bytes", "4.10\u00a0MB"),
-        (999, "bytes", "999\u00a0B"),
-        (999999, "bytes", "1.00\u00a0MB"),
-        (151277313, "count", "151\u00a0M"),
-        (12.345, "ms", "12.3\u00a0ms"),
-        (9.999, "ms", "10.0\u00a0ms"),
-        (0, "ms", "0.00\u00a0ms"),
-    ],
-)
-def test_formatted(value: float, unit: str, text: str) -> None:
-    """Numbers read as people write them, and nothing is rounded to a perfect score."""
-    assert text == format_value(value, unit)
-
-
 def test_shortfalls_stand_in_the_first_line() -> None:
     """A result that is no smaller or no faster says so in the title of its table; one that is says nothing."""
     latency = replace(SIZE, name="latency_ms", unit="ms", compressed=Value(4.4), source=Value(4.0))
@@ -230,6 +172,13 @@ def test_shortfalls_stand_in_the_first_line() -> None:
     assert report(SIZE, replace(latency, compressed=Value(2.0))).shortfalls == ()
     assert report(larger, latency).shortfalls == ("no smaller", "1.1\u00d7 slower")
     assert str(report_table(report(SIZE, latency)).title).endswith(": [bold red]1.1\u00d7 slower[/]")
+
+
+def test_table_tells_noise() -> None:
+    """A change that can be chance is said to be one in the terminal's table too."""
+    noisy = replace(ACCURACY, difference=Value(-0.015625, -0.03, 0.001))
+    changes = list(report_table(report(noisy, ACCURACY)).columns[-1].cells)
+    assert changes == ["\u22121.56\u00a0points, within noise", "\u22121.56\u00a0points"]
 
 
 def test_light_import() -> None:

@@ -1,10 +1,24 @@
-"""Promises of `hfcompress.snippet`: what a card tells people to install and to run. `test_card` runs it."""
+"""Promises of `hfcompress.snippet`: what a card tells people to install and to run, and that it does."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
 
 import pytest
 
+from hfcompress.anatomy import copy_processor, load_model
 from hfcompress.errors import RunError
+from hfcompress.registry import RUNTIMES
 from hfcompress.report import ArtifactRecord
+from hfcompress.runtimes import runtime_of
 from hfcompress.snippet import identifier, install_command, is_repo_id, loading_requirements, loading_snippet
+from tests.checkpoints import save_checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hfcompress.contracts import Format
 
 
 def artifact(**fields: object) -> ArtifactRecord:
@@ -58,3 +72,75 @@ def test_towers_give_cosines() -> None:
     assert not [word for word in ("100", "softmax", "probability", "logits =") if word in towers]
     assert 'model = Model.from_pretrained(model_id, file_name="model_q4.onnx")' in whole
     assert "logits.softmax" in whole
+
+
+EXAMPLES = {
+    "siglip": "image-text-retrieval",
+    "clap": "zero-shot-audio-classification",
+    "whisper": "automatic-speech-recognition",
+    "wav2vec2": "automatic-speech-recognition",
+    "blip_captioning": "image-to-text",
+    "trocr": "image-to-text",
+    "blip_vqa": "visual-question-answering",
+    "llava": "visual-question-answering",
+}
+"""Family of a tiny checkpoint → the task that its snippet runs."""
+
+
+def described(folder: Path, checkpoint_format: Format, task: str, **fields: str) -> ArtifactRecord:
+    """Return the record of a folder as a run describes it."""
+    files = {file.relative_to(folder).as_posix(): 1 for file in folder.rglob("*") if file.is_file()}
+    load_with = runtime_of(checkpoint_format).load_class(folder)
+    return artifact(format=checkpoint_format, files=files, load_with=load_with, pipeline_tag=task, **fields)
+
+
+@pytest.mark.filterwarnings("ignore")  # of exporters and of what loads their files
+@pytest.mark.parametrize(
+    ("runtime", "family"),
+    [
+        *(("torch", family) for family in EXAMPLES),
+        *(
+            pytest.param("onnxruntime", family, marks=pytest.mark.onnxruntime)
+            for family in ("siglip", "clap", "whisper", "wav2vec2", "blip_captioning", "trocr")
+        ),
+        *(
+            pytest.param("openvino", family, marks=pytest.mark.openvino)
+            for family in ("siglip", "wav2vec2", "trocr", "llava")
+        ),
+    ],
+)
+def test_snippet_of_every_task_runs(runtime: str, family: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The code on a card runs as it stands for every task in every format, and prints what the model says."""
+    exported = RUNTIMES.get(runtime)().export(save_checkpoint(family, here / "source"), here / "out")
+    os.chdir(exported.path)
+    code = loading_snippet(described(exported.path, exported.format, EXAMPLES[family]))
+    capsys.readouterr()
+    exec(compile(code, "snippet", "exec"), {})  # noqa: S102 - the code of ours that people are told to run
+    lines = capsys.readouterr().out.splitlines()
+
+    if "labels" in code:
+        assert sum(float(line.partition(": ")[2]) for line in lines) == pytest.approx(1, abs=2e-3)
+    else:
+        assert len(lines) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["siglip", "clap", "whisper", "blip_captioning"])
+def test_snippet_of_half_precision_runs(family: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the weights have 16 bits the snippet gives the model inputs of 16 bits."""
+    import torch
+
+    checkpoint = save_checkpoint(family, here / "source")
+    load_model(checkpoint.path).to(torch.bfloat16).save_pretrained(here / "out")
+    copy_processor(checkpoint.path, here / "out")
+    os.chdir(here / "out")
+    code = loading_snippet(described(here / "out", "transformers", EXAMPLES[family], dtype="bfloat16"))
+    capsys.readouterr()
+    exec(compile(code, "snippet", "exec"), {})  # noqa: S102
+    assert capsys.readouterr().out.strip()
+
+
+def test_unknown_task_is_loaded_alone() -> None:
+    """A task of a third party has code that loads the model, and no example of it."""
+    code = loading_snippet(artifact(pipeline_tag="depth-estimation"))
+    assert code.splitlines()[-1] == "processor = AutoProcessor.from_pretrained(model_id)"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from hfcompress.report import Report, format_value
+from hfcompress.changes import format_value
+from hfcompress.report import Report
 from tests.checkpoints import image_rows, save_checkpoint, sound_rows
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from hfcompress.anatomy import Tower
+    from hfcompress.contracts import Json
     from hfcompress.pruning.depth import Stack
     from hfcompress.pruning.passes import Workbench
 
@@ -97,7 +98,13 @@ class DepthPass(Pass):
         for one in chosen:
             state = drop_blocks(state, one.stack, one.kept)
         pruned, difference = rebuilt_and_proven(model, outcome.config, state, probes)
-        return Pruned(pruned, outcome, difference, {"blocks": {one.stack.name: list(one.gone) for one in chosen}})
+        detail: dict[str, Json] = {
+            "blocks": {one.stack.name: list(one.gone) for one in chosen},
+            "block_counts": {
+                one.stack.name: {"before": one.stack.size, "after": one.stack.size - len(one.gone)} for one in chosen
+            },
+        }
+        return Pruned(pruned, outcome, difference, detail)
 
     def _shortenings(
         self, config: PretrainedConfig, model: PreTrainedModel, choose: Callable[..., tuple[int, ...]]
