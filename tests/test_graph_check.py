@@ -57,9 +57,8 @@ def test_a_type_that_cannot_be_inferred(mode: Mode, tmp_path: Path) -> None:
         helper.make_node("Gelu", ["x"], ["hidden"], "gelu", domain="com.microsoft"),
         helper.make_node("MatMul", ["hidden", "w"], ["y"], "product"),
     )
-    ranges = calibrate({"g": Uncalibrated(graph, frozenset({"x"}))}, lambda: [("g", {"x": ROWS})], "minmax", 99.0)[
-        "g"
-    ].tensors
+    wanted = Uncalibrated(graph, frozenset({"x"}))
+    ranges = calibrate({"g": wanted}, lambda: [("g", {"x": ROWS})], "minmax", 99.0, tmp_path)["g"].tensors
     out = tmp_path / "out.onnx"
     with pytest.raises(
         QuantizationError, match=r"^the type of hidden, which node product \(MatMul\) reads, cannot be inferred, so"
@@ -81,7 +80,7 @@ def test_a_node_that_the_quantizer_passes_over(tmp_path: Path) -> None:
         helper.make_node("MatMul", ["flat", "w"], ["y"], "product"),
     )
     wanted = Uncalibrated(graph, frozenset({"x", "flat"}))
-    ranges = calibrate({"g": wanted}, lambda: [("g", {"x": ROWS})], "minmax", 99.0)["g"].tensors
+    ranges = calibrate({"g": wanted}, lambda: [("g", {"x": ROWS})], "minmax", 99.0, tmp_path)["g"].tensors
     out = tmp_path / "out.onnx"
     with pytest.raises(
         QuantizationError, match=r"left 1 of 2 nodes in float: reshape \(Reshape\); take their type out of `operators`"

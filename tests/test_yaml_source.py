@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 H = "version: 1\nmodel: {id: me/clip}\n"
 S = "steps: [{use: round-weights}]\n"
-KEYS = "include, version, model, data, steps, evaluate, gates, benchmark, push, seed"
+KEYS = "include, version, model, data, steps, evaluate, gates, benchmark, card, push, seed"
 
 
 def test_include_merges_and_local_keys_win(here: Path) -> None:

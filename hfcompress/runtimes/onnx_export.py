@@ -18,14 +18,13 @@ from optimum.exporters.utils import get_encoder_decoder_models_for_export
 from optimum.onnxruntime import ORTModelForCustomTasks
 from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneration
 from optimum.utils.save_utils import maybe_load_preprocessors
-from transformers import CONFIG_MAPPING
 from transformers.modeling_outputs import BaseModelOutput
 
 from hfcompress.anatomy import load_model, model_class
 from hfcompress.errors import QuantizationError
 from hfcompress.registry import EXPORTS
 from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
-from hfcompress.runtimes.tasks import classes_of, described, modalities_of, tracing_shapes
+from hfcompress.runtimes.tasks import classes_of, described, modalities_of, model_types, tracing_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -294,14 +293,7 @@ def _known_types() -> list[str]:
         TasksManager.infer_task_from_model(stock.auto_model_class, library_name="transformers")
         for stock in _stock_classes()
     }
-    return sorted(
-        {
-            name
-            for task in tasks
-            for name in TasksManager.get_supported_model_type_for_task(task, "onnx")
-            if name in CONFIG_MAPPING
-        }
-    )
+    return model_types(tasks, "onnx")
 
 
 def _stock_classes() -> Iterator[type[ORTModel]]:

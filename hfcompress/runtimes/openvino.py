@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import optimum.intel.openvino
-import transformers
 from optimum.exporters.openvino import export_from_model
 from optimum.exporters.openvino.utils import clear_class_registry, load_preprocessors
 from optimum.exporters.tasks import TasksManager
@@ -20,7 +19,7 @@ from hfcompress.errors import CheckpointError, QuantizationError
 from hfcompress.inputs import load_processor
 from hfcompress.narrowing import with_record
 from hfcompress.runtimes.openvino_proof import call, check_sample, first_words, inputs_of, sample
-from hfcompress.runtimes.tasks import classes_of, described, modalities_of, tracing_shapes
+from hfcompress.runtimes.tasks import classes_of, described, modalities_of, model_types, tracing_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["OpenVino", "StockExport", "load_stock", "stock_export"]
 
 _GENERAL_TASK = "feature-extraction"
+_MULTIMODAL = ("zero-shot-image-classification", "image-text-to-text", "automatic-speech-recognition")
+"""Tasks whose models are told of where one cannot be exported."""
 _GENERALITY = {"text-generation": 1, _GENERAL_TASK: 2}
 """Tasks that leave out towers or heads of a multimodal model: taken where nothing more specific is there."""
 
@@ -215,14 +216,7 @@ def _supported_tasks(config: PretrainedConfig) -> list[str]:
             config.model_type, "openvino", library_name="transformers"
         )
     except KeyError as error:
-        known = sorted(
-            {
-                name
-                for task in ("zero-shot-image-classification", "image-text-to-text", "automatic-speech-recognition")
-                for name in TasksManager.get_supported_model_type_for_task(task, "openvino")
-                if name in transformers.CONFIG_MAPPING
-            }
-        )
+        known = model_types(_MULTIMODAL, "openvino")
         msg = (
             f"optimum-intel's OpenVINO exporter has no export for {config.model_type!r} models; of the multimodal ones "
             f"it exports {', '.join(known)}"

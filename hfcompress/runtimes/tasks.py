@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from optimum.exporters.tasks import TasksManager
+from transformers import CONFIG_MAPPING
 
 from hfcompress.anatomy import model_class
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from optimum.exporters.onnx import OnnxConfig
     from transformers import PretrainedConfig
 
-__all__ = ["classes_of", "described", "modalities_of", "tracing_shapes"]
+__all__ = ["classes_of", "described", "modalities_of", "model_types", "tracing_shapes"]
 
 _MODALITIES = frozenset({"pixel_values", "input_features", "input_values", "flattened_patches"})
 
@@ -33,6 +37,20 @@ def described(config: PretrainedConfig, task: str, exporter: Literal["onnx", "op
         exporter=exporter, task=task, model_type=config.model_type, library_name="transformers"
     )
     return make(config)
+
+
+def model_types(tasks: Collection[str], exporter: Literal["onnx", "openvino"]) -> list[str]:
+    """Return the model types of transformers that an exporter knows under any of some tasks.
+
+    optimum's own list of a task fails as soon as another exporter has registered a type that this one does not know.
+    """
+    found = []
+    for name in CONFIG_MAPPING:
+        with suppress(KeyError):
+            known = TasksManager.get_supported_tasks_for_model_type(name, exporter, library_name="transformers")
+            if known.keys() & set(tasks):
+                found.append(name)
+    return sorted(found)
 
 
 def modalities_of(config: PretrainedConfig) -> frozenset[str]:
