@@ -13,12 +13,20 @@ import hfcompress
 from hfcompress.contracts import Runtime, Step, Task
 from hfcompress.registry import EXPORTS, IMPORTANCES, QUANTIZERS, REGISTRIES, RUNTIMES, STEPS, TASKS
 
+
+def _extra(registry: object, name: str) -> str | None:
+    """Return the extra without which a module of ours cannot be imported."""
+    if registry is EXPORTS:
+        return "onnxruntime"
+    return name if registry is RUNTIMES and name in {"onnxruntime", "openvino"} else None
+
+
 OPTIONS = [
     pytest.param(
         registry,
         name,
         id=f"{registry.noun}-{name}",
-        marks=[pytest.mark.onnxruntime] if registry is EXPORTS or (registry, name) == (RUNTIMES, "onnxruntime") else [],
+        marks=[getattr(pytest.mark, extra)] if (extra := _extra(registry, name)) else [],
     )
     for registry in REGISTRIES
     for name in registry
