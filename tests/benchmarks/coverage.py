@@ -35,12 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["BEGIN", "END", "TITLES", "main"]
 
 BEGIN, END = "<!-- coverage: begin -->", "<!-- coverage: end -->"
-RATIOS: dict[Axis, tuple[float, ...]] = {
-    "ffn": (0.25,),
-    "heads": (0.5,),
-    "layers": (0.5, 0.34, 0.25),
-    "width": (0.5, 0.25),
-}
+RATIOS: dict[Axis, tuple[float, ...]] = {"ffn": (0.25,), "heads": (0.5,), "layers": (0.5, 0.25), "width": (0.5, 0.25)}
 """What is removed: the first ratio, and the next one from a tower that cannot lose as much."""
 TITLES = {
     "clip": "CLIP",
