@@ -292,12 +292,12 @@ class Measurement:
 
     Attributes:
         name: snake_case, with the unit where it has one ("zero_shot_accuracy", "latency_ms").
-        unit: "ratio", "bytes", "ms", "count", "cosine", "nats", or "score" for a number without one (BLEU).
+        unit: "ratio", "bytes", "ms", "rows/s", "count", "cosine", "nats", or "score" for a number without one (BLEU).
         higher_is_better: Which way is good.
         compressed: The result's value.
         source: The source's value; for size and latency that of its float32 form in the artifact's own runtime.
             `None` where the quantity compares the two (fidelity), or where one model alone was measured.
-        as_published: For size and latency, the source's value as it is used today, in torch.
+        as_published: For size and speed, the source's value as it is used today, in torch.
         difference: The result's value less the source's, with the 95 % interval of that difference over the same rows
             (paired); the change is within noise where the interval holds 0.
         n: Rows or repetitions behind the values.

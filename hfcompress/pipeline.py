@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from hfcompress.artifact import check_output, describe, staging
 from hfcompress.contracts import Checkpoint, Forecast, Progress, StepContext, StepRecord
+from hfcompress.costs import cost_measurements
 from hfcompress.data import load_rows
 from hfcompress.errors import CheckpointError, DataError, HfcompressError, MissingExtraError, NotOnHubError, RecipeError
 from hfcompress.extras import require_extra
 from hfcompress.gates import check_gates
 from hfcompress.hub import Pushed, Source, download_weights, push_folder, resolve_model
 from hfcompress.licenses import license_warning
-from hfcompress.measure import Evaluation, artifact_record, cost_measurements, source_record
+from hfcompress.measure import Evaluation, artifact_record, source_record
 from hfcompress.overlap import shared_rows
 from hfcompress.recipe import Recipe, load_recipe
 from hfcompress.registry import TASKS
@@ -153,7 +154,7 @@ def run(
 
         progress.stage("report")
         measurements = (*costs.measurements, *quality)
-        gates = check_gates(recipe.gates, measurements)
+        gates = check_gates(recipe.gates, measurements, costs.details.reason)
         held = all(gate.held for gate in gates)
         pushing = push and held and recipe.push is not None
         report = Report(
@@ -165,6 +166,7 @@ def run(
             artifact=artifact_record(recipe, artifact, recipe.push.repo if pushing and recipe.push else None),
             environment=costs.environment,
             towers=costs.towers,
+            cost_details=costs.details,
             card=CardRecord(recipe.card.text, recipe.card.tags),
         )
         describe(report, artifact.path)

@@ -19,6 +19,7 @@ from pydantic_core import core_schema
 
 from hfcompress.changes import Change, change, describe_change
 from hfcompress.contracts import Format, Measurement, StepRecord
+from hfcompress.cost_details import CostDetails  # noqa: TC001 - pydantic reads the annotation
 from hfcompress.errors import CheckpointError, RunError, UnknownNameError
 from hfcompress.registry import did_you_mean
 
@@ -222,6 +223,7 @@ class Report:
     environment: dict[str, str | int]
     towers: tuple[TowerBytes, ...] = ()
     card: CardRecord = CardRecord()
+    cost_details: CostDetails | None = None
     schema_version: Literal[1] = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

@@ -149,7 +149,7 @@ def small_recipe(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - any key of
             }
         ],
         "gates": {"latency_ms": None},
-        "benchmark": {"repeats": 3, "threads": 1},
+        "benchmark": {"repeats": 3, "threads": 1, "memory": False},  # a process for each model takes seconds
         **changes,
     }
 
