@@ -15,6 +15,7 @@ import wrapt
 
 if TYPE_CHECKING:
     from hfcompress.api import apply_step, cast, evaluate, load, prune, quantize
+    from hfcompress.comparison import benchmark
     from hfcompress.errors import GateError, HfcompressError, RunError, UsageError
     from hfcompress.hub import push_folder as push
     from hfcompress.inspection import inspect
@@ -32,6 +33,7 @@ _PUBLIC = {
     "RunError": "hfcompress.errors:RunError",
     "UsageError": "hfcompress.errors:UsageError",
     "apply_step": "hfcompress.api:apply_step",
+    "benchmark": "hfcompress.comparison:benchmark",
     "cast": "hfcompress.api:cast",
     "evaluate": "hfcompress.api:evaluate",
     "inspect": "hfcompress.inspection:inspect",
@@ -52,6 +54,7 @@ __all__ = [
     "RunError",
     "UsageError",
     "apply_step",
+    "benchmark",
     "cast",
     "evaluate",
     "inspect",

@@ -223,6 +223,42 @@ def report(
     _print_report(found, as_json=as_json)
 
 
+@app.command()
+def benchmark(
+    a: Annotated[str, typer.Argument(help="Hub id or folder; ID@REVISION for a revision.", show_default=False)],
+    b: Annotated[str, typer.Argument(help="What is compared with it.", show_default=False)],
+    batch_size: Annotated[int | None, typer.Option(help="Rows in a call whose latency is measured.")] = None,
+    throughput_batch_sizes: Annotated[
+        list[int] | None,
+        typer.Option("--throughput-batch-size", help="Rows in a call whose throughput is measured; can be repeated."),
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(help="Timed calls of each model.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of a call.")] = None,
+    memory: Annotated[bool | None, typer.Option("--memory/--no-memory", help="Measure peak memory.")] = None,
+    as_json: _AsJson = False,  # noqa: FBT002
+) -> None:
+    """Compare what two models cost here: size, FLOPs, latency, throughput and memory, whatever their runtimes."""
+    given = {
+        "batch_size": batch_size,
+        "throughput_batch_sizes": throughput_batch_sizes or None,
+        "repeats": repeats,
+        "threads": threads,
+        "memory": memory,
+    }
+    _quiet()
+    from hfcompress import comparison
+    from hfcompress.display import comparison_table
+
+    with _arguments(), _progress() as progress:
+        found = comparison.benchmark(
+            a, b, progress=progress, **{name: value for name, value in given.items() if value is not None}
+        )
+    if as_json:
+        typer.echo(found.to_json(), nl=False)
+    else:
+        Console().print(comparison_table(found))
+
+
 @app.command(name="list")
 def list_names(as_json: _AsJson = False) -> None:  # noqa: FBT002
     """Name every registered step, quantizer, importance, task and runtime, and who provides it."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict
 
+from hfcompress.contracts import Measurement, Value
+
 __all__ = ["CostDetails", "TowerFlops", "Unmeasured"]
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -49,7 +51,6 @@ class CostDetails:
         tower_flops: Operations by tower; empty where they could not be counted.
         unmeasured: What is missing among the measurements, and why.
         published_files: Bytes of each file of the source as it is published, where that is another format.
-        result_files: Bytes of each file that loading the result takes, where no report of the artifact has them.
     """
 
     __pydantic_config__ = _STRICT
@@ -59,7 +60,22 @@ class CostDetails:
     tower_flops: tuple[TowerFlops, ...] = ()
     unmeasured: tuple[Unmeasured, ...] = ()
     published_files: dict[str, int] | None = None
-    result_files: dict[str, int] | None = None
+
+    @property
+    def tower_measurements(self) -> tuple[Measurement, ...]:
+        """The operations of each tower that could be counted in the result, as measurements."""
+        return tuple(
+            Measurement(
+                "flops",
+                f"FLOPs, {tower.name}",
+                "count",
+                higher_is_better=False,
+                compressed=Value(tower.compressed),
+                source=None if tower.source is None else Value(tower.source),
+            )
+            for tower in self.tower_flops
+            if tower.compressed is not None
+        )
 
     def reason(self, name: str) -> str | None:
         """Return why a measurement is missing, `None` where nothing is known of it."""

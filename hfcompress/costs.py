@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hfcompress.contracts import Checkpoint, Measurement, Value
@@ -19,7 +20,7 @@ from hfcompress.tower_bytes import tower_bytes
 from hfcompress.twin import FLOP_TOKENS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -93,7 +94,9 @@ def cost_measurements(
         checkpoints["published"] = source
     files = {role: files_of(checkpoint) for role, checkpoint in checkpoints.items()}
     parameters = {"source": Value(parameters_of(source.path)), "compressed": Value(parameters_of(weights))}
-    operations, tower_flops, unmeasured = flop_measurements(source.path, weights)
+    operations, tower_flops, unmeasured = flop_measurements(
+        {"the source": partial(flops_by_tower, source.path), "the result": partial(flops_by_tower, weights)}
+    )
     measurements = (
         row_of("size_bytes", "size on disk", "bytes", {role: Value(sum(of.values())) for role, of in files.items()}),
         row_of("parameters", "parameters", "count", parameters),
@@ -109,19 +112,22 @@ def cost_measurements(
 
 
 def flop_measurements(
-    source: Path, result: Path
+    counts_of: Mapping[str, Callable[[], FlopCount]],
 ) -> tuple[tuple[Measurement, ...], tuple[TowerFlops, ...], tuple[Unmeasured, ...]]:
-    """Count the operations of two transformers checkpoints; say why where that is not possible.
+    """Count the operations of two models; say why where that is not possible.
+
+    Args:
+        counts_of: What a reason calls each → what counts them, the source first.
 
     Returns:
         The measurement, the counts by tower, and the reason: either the first two or the third is there.
     """
     counts: list[FlopCount] = []
-    for name, folder in (("source", source), ("result", result)):
+    for name, count in counts_of.items():
         try:
-            counts.append(flops_by_tower(folder))
+            counts.append(count())
         except HfcompressError as error:
-            return (), (), (Unmeasured("flops", f"the operations of the {name} cannot be counted: {error}"),)
+            return (), (), (Unmeasured("flops", f"they cannot be counted for {name}: {error}"),)
     before, after = counts
     values = {"source": Value(before.total), "compressed": Value(after.total)}
     towers = dict.fromkeys([*before.towers, *after.towers])
@@ -200,7 +206,7 @@ def _memory(
     model = {role: Value(use.model_bytes) for role, use in used.items()}
     return [
         row_of("peak_memory_bytes", f"peak memory, {most}", "bytes", whole),
-        row_of("model_memory_bytes", "of it, beyond the libraries", "bytes", model),
+        row_of("model_memory_bytes", "memory beyond the libraries", "bytes", model),
     ]
 
 

@@ -35,7 +35,7 @@ LAYERS = (
     {"plots", "tower_bytes"},
     {"card", "schema", "data", "inspection", "overlap"},
     {"artifact", "measure", "costs", "api", "page"},
-    {"pipeline"},
+    {"pipeline", "comparison"},
     {"display"},
     {"cli"},
     {"__main__"},
