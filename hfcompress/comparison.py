@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from hfcompress.changes import change
 from hfcompress.contracts import Format, Measurement, Progress, Value
 from hfcompress.cost_details import TowerFlops, Unmeasured
-from hfcompress.costs import Contender, flop_measurements, row_of, run_measurements, threads_of
+from hfcompress.costs import FLOPS_LABELS, Contender, flop_measurements, row_of, run_measurements, threads_of
 from hfcompress.environment import environment_record
 from hfcompress.errors import CheckpointError, UnknownNameError, UsageError
 from hfcompress.flops import FlopCount, flops_by_tower
@@ -203,8 +203,12 @@ def _flops(checkpoint: Checkpoint) -> FlopCount:
     if checkpoint.format == "transformers":
         return flops_by_tower(checkpoint.path)
     report = _own_report(checkpoint)
-    towers = report.cost_details.tower_flops if report.cost_details else ()
-    return FlopCount(int(report["flops"].compressed.value), {row.name: row.compressed for row in towers})
+    total, towers = report["flops"], report.cost_details.tower_flops if report.cost_details else ()
+    return FlopCount(
+        int(total.compressed.value),
+        {row.name: row.compressed for row in towers if row.compressed is not None},
+        is_whole=total.label == FLOPS_LABELS[True],
+    )
 
 
 def _own_report(checkpoint: Checkpoint) -> Report:

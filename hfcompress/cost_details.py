@@ -19,7 +19,7 @@ class TowerFlops:
 
     Attributes:
         name: "vision", "text", ..., or "model" where the configuration is not composite.
-        source: Operations in the source, two for each product; `None` where none of its modules was called.
+        source: Operations in the source, two for each product; `None` where it has no such tower.
         compressed: Operations in the result.
     """
 

@@ -30,10 +30,22 @@ if TYPE_CHECKING:
 
     Arrays: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
 
-__all__ = ["Contender", "Costs", "cost_measurements", "flop_measurements", "row_of", "run_measurements", "threads_of"]
+__all__ = [
+    "FLOPS_LABELS",
+    "Contender",
+    "Costs",
+    "cost_measurements",
+    "flop_measurements",
+    "row_of",
+    "run_measurements",
+    "threads_of",
+]
 
 _CALL_TOKENS = 77
 """Length of the texts in a timed call: what CLIP pads to. A model that takes fewer gets fewer."""
+
+FLOPS_LABELS = {True: "FLOPs, 1 row", False: "FLOPs of the towers, 1 row"}
+"""What a table shows where the whole model was counted, and where each tower was run alone."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +142,10 @@ def flop_measurements(
             return (), (), (Unmeasured("flops", f"they cannot be counted for {name}: {error}"),)
     before, after = counts
     values = {"source": Value(before.total), "compressed": Value(after.total)}
+    label = FLOPS_LABELS[before.is_whole and after.is_whole]
     towers = dict.fromkeys([*before.towers, *after.towers])
     return (
-        (row_of("flops", "FLOPs, 1 row", "count", values),),
+        (row_of("flops", label, "count", values),),
         tuple(TowerFlops(name, before.towers.get(name), after.towers.get(name)) for name in towers),
         (),
     )

@@ -160,7 +160,7 @@ _Gates: TypeAlias = Annotated[dict[str, Gate | None], AfterValidator(_with_defau
 
 def _different(sizes: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(sizes)) < len(sizes):
-        msg = f"got {shown(list(sizes))}, expected each number of rows once"
+        msg = f"got {list(sizes)}, expected each number of rows once"
         raise ValueError(msg)
     return sizes
 
