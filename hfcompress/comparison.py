@@ -21,7 +21,7 @@ from hfcompress.flops import FlopCount, flops_by_tower
 from hfcompress.hub import download_all, resolve_model
 from hfcompress.recipe import BenchmarkOptions
 from hfcompress.registry import did_you_mean
-from hfcompress.report import Report
+from hfcompress.report import FILE_NAME, Report
 from hfcompress.runtimes import checkpoint_at, runtime_of
 from hfcompress.sizes import files_of, parameters_of
 from hfcompress.validation import mistakes_of
@@ -170,9 +170,15 @@ def _looked_up(name: str | Path, options: BenchmarkOptions) -> tuple[Contender, 
     source = resolve_model(repo, revision or "main")
     checkpoint = checkpoint_at(download_all(source))
     contender = Contender(checkpoint, checkpoint.path)
-    shapes = {key: array.shape for key, array in contender.inputs(options.batch_size).items()}
     load_with = runtime_of(checkpoint.format).load_class(checkpoint.path)
-    return contender, Compared(source.id, source.revision, checkpoint.format, load_with, shapes, files_of(checkpoint))
+    return contender, Compared(
+        source.id,
+        source.revision,
+        checkpoint.format,
+        load_with,
+        contender.shapes(options.batch_size),
+        files_of(checkpoint),
+    )
 
 
 def _counts(
@@ -217,12 +223,11 @@ def _own_report(checkpoint: Checkpoint) -> Report:
     Raises:
         CheckpointError: There is none, or it tells of others.
     """
-    try:
-        report = Report.load(checkpoint.path)
-    except CheckpointError as error:
-        msg = f"it is an export ({checkpoint.format}), of which only a report of hfcompress tells: {error}"
-        raise CheckpointError(msg) from error
+    if not (checkpoint.path / FILE_NAME).is_file():
+        msg = f"it is an export ({checkpoint.format}), of which only a {FILE_NAME} of hfcompress would tell"
+        raise CheckpointError(msg)
+    report = Report.load(checkpoint.path)
     if not files_of(checkpoint).items() <= report.artifact.files.items():
-        msg = f"it is an export ({checkpoint.format}) whose files are not those of its report.json"
+        msg = f"it is an export ({checkpoint.format}) whose files are not those of its {FILE_NAME}"
         raise CheckpointError(msg)
     return report

@@ -47,6 +47,7 @@ class CostDetails:
     Attributes:
         source_files: Bytes of each file that loading the source takes: in its float32 form in the artifact's runtime,
             or as it is where that is torch. The result's stand in the report's `artifact.files`.
+        inputs: Shape of each input of a call whose latency is measured; a model is given those that it takes.
         flop_tokens: Length of the texts for which operations are counted.
         tower_flops: Operations by tower; empty where they could not be counted.
         unmeasured: What is missing among the measurements, and why.
@@ -56,6 +57,7 @@ class CostDetails:
     __pydantic_config__ = _STRICT
 
     source_files: dict[str, int]
+    inputs: dict[str, tuple[int, ...]]
     flop_tokens: int
     tower_flops: tuple[TowerFlops, ...] = ()
     unmeasured: tuple[Unmeasured, ...] = ()

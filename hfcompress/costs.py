@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from hfcompress.call_inputs import call_inputs
 from hfcompress.contracts import Checkpoint, Measurement, Value
 from hfcompress.cost_details import CostDetails, TowerFlops, Unmeasured
 from hfcompress.environment import environment_record
@@ -41,9 +42,6 @@ __all__ = [
     "threads_of",
 ]
 
-_CALL_TOKENS = 77
-"""Length of the texts in a timed call: what CLIP pads to. A model that takes fewer gets fewer."""
-
 FLOPS_LABELS = {True: "FLOPs, 1 row", False: "FLOPs of the towers, 1 row"}
 """What a table shows where the whole model was counted, and where each tower was run alone."""
 
@@ -62,11 +60,11 @@ class Contender:
 
     def inputs(self, rows: int) -> Arrays:
         """Return random inputs for a call."""
-        from hfcompress.anatomy import load_config, meta_model
-        from hfcompress.probes import example_inputs
+        return call_inputs(self.described_by, rows)
 
-        made = example_inputs(meta_model(load_config(self.described_by)), rows, _CALL_TOKENS)
-        return {name: tensor.numpy() for name, tensor in made.items()}
+    def shapes(self, rows: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each input of a call."""
+        return {name: array.shape for name, array in self.inputs(rows).items()}
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,14 @@ def cost_measurements(
     )
     before, after = (tower_bytes(checkpoint, source.path) for checkpoint in (baseline, artifact))
     towers = tuple(TowerBytes(name, before.get(name, 0), after.get(name, 0)) for name in sorted(before | after))
-    details = CostDetails(files["source"], FLOP_TOKENS, tower_flops, unmeasured, files.get("published"))
+    details = CostDetails(
+        files["source"],
+        Contender(source, source.path).shapes(options.batch_size),
+        FLOP_TOKENS,
+        tower_flops,
+        unmeasured,
+        files.get("published"),
+    )
     return Costs(measurements, environment_record(threads_of(options)), towers, details)
 
 

@@ -15,6 +15,7 @@ from tests.test_report import report
 
 DETAILS = CostDetails(
     {"model.safetensors": 400},
+    {"input_ids": (1, 22)},
     64,
     (TowerFlops("vision", 200, 100), TowerFlops("text", None, 50), TowerFlops("audio", 70, None)),
     (Unmeasured("parameters", "no weights"),),

@@ -37,6 +37,7 @@ def test_every_run_reports_its_costs(pruned: Ran) -> None:
     assert {row.name for row in details.tower_flops} == {"text", "vision"}
     assert sum(details.source_files.values()) == report["size_bytes"].source.value  # type: ignore[union-attr]
     assert (details.published_files, details.unmeasured) == (None, ())
+    assert details.inputs == {"input_ids": (1, 22), "pixel_values": (1, 3, 32, 32)}
     assert {"cpu", "threads"} <= report.environment.keys()
 
 

@@ -32,7 +32,7 @@ LAYERS = (
     {"runtimes", "recipe_checks", "report", "twin", "canvas"},
     {"pruning", "quantization", "casting", "evaluation", "recipe", "gates", "part_plots", "snippet"}
     | {"timing", "sizes", "flops", "peak_memory"},
-    {"plots", "tower_bytes"},
+    {"plots", "tower_bytes", "call_inputs"},
     {"card", "schema", "data", "inspection", "overlap"},
     {"artifact", "measure", "costs", "api", "page"},
     {"pipeline", "comparison"},
