@@ -24,7 +24,7 @@ from hfcompress.registry import did_you_mean
 from hfcompress.report import FILE_NAME, Report
 from hfcompress.runtimes import checkpoint_at, runtime_of
 from hfcompress.sizes import files_of, parameters_of
-from hfcompress.validation import mistakes_of
+from hfcompress.validation import mistakes_of, validated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -132,7 +132,7 @@ def benchmark(
         UsageError: An option is none of these, or a value is not what it takes.
         CheckpointError: One of the two holds nothing that can be loaded.
         HubError: The Hub refused or could not be reached.
-        RunError: A model failed when it was called, or a process that measures memory did.
+        RunError: A process that measures memory failed.
     """
     chosen, progress = _chosen(options), progress or Progress()
     progress.stage("load")
@@ -155,7 +155,7 @@ def benchmark(
 
 def _chosen(options: dict[str, Any]) -> BenchmarkOptions:
     try:
-        return BenchmarkOptions.model_validate(options)
+        return validated(BenchmarkOptions, options)
     except ValidationError as error:
         mistakes = mistakes_of(error, BenchmarkOptions, options)
         lines = [f"{'.'.join(map(str, mistake.path))}: {mistake.message}" for mistake in mistakes]

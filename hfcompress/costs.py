@@ -96,7 +96,8 @@ def cost_measurements(
         progress: Hears how far the timing is.
 
     Raises:
-        RunError: A model cannot be loaded or called, here or in a process of its own.
+        CheckpointError: A model cannot be loaded, or no inputs can be made for it.
+        RunError: A process that measures memory failed.
     """
     baseline = runtime_of(artifact.format).export(source, float32)
     checkpoints = {"source": baseline, "compressed": artifact}
