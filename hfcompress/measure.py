@@ -9,7 +9,7 @@ from hfcompress.benchmark import alternate, default_threads, latency, parameters
 from hfcompress.contracts import Checkpoint, Measurement, Value
 from hfcompress.environment import environment_record
 from hfcompress.errors import DataError, RecipeError
-from hfcompress.report import ArtifactRecord, SourceRecord, TowerBytes
+from hfcompress.report import ArtifactRecord, DataRecord, SourceRecord, TowerBytes
 from hfcompress.runtimes import runtime_of
 from hfcompress.tower_bytes import tower_bytes
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hfcompress.hub import Source
     from hfcompress.recipe import BenchmarkOptions, Recipe
 
-__all__ = ["Costs", "Evaluation", "artifact_record", "cost_measurements", "source_record"]
+__all__ = ["Costs", "Evaluation", "artifact_record", "cost_measurements", "data_records", "source_record"]
 
 _CALL_TOKENS = 77
 """Length of the texts in a timed call: what CLIP pads to. A model that takes fewer gets fewer."""
@@ -168,6 +168,23 @@ def source_record(source: Source, forecast: Forecast) -> SourceRecord:
         license_link=source.license_link,
         architecture=_architecture(forecast.config),
         parameters=forecast.parameters,
+    )
+
+
+def data_records(recipe: Recipe, rows: Mapping[str, Rows]) -> tuple[DataRecord, ...]:
+    """Return what the report says of the rows that the run read."""
+    return tuple(
+        DataRecord(
+            name,
+            rows[name].name,
+            reference.config,
+            reference.split,
+            rows[name].revision,
+            on_hub=not reference.is_local,
+            requested=rows[name].requested,
+            used=len(rows[name]),
+        )
+        for name, reference in recipe.data.items()
     )
 
 

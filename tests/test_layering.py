@@ -24,6 +24,7 @@ LAYERS = (
     {"card", "schema", "data", "inspection", "overlap"},
     {"artifact", "measure", "api", "page"},
     {"pipeline"},
+    {"reproduction"},
     {"display"},
     {"cli"},
     {"__main__"},
