@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hfcompress.pipeline import plan, run
     from hfcompress.recipe import Recipe, load_recipe
     from hfcompress.report import Report
+    from hfcompress.reproduction import reproduce
 
 __version__ = version("hfcompress")
 
@@ -43,6 +44,7 @@ _PUBLIC = {
     "prune": "hfcompress.api:prune",
     "push": "hfcompress.hub:push_folder",
     "quantize": "hfcompress.api:quantize",
+    "reproduce": "hfcompress.reproduction:reproduce",
     "run": "hfcompress.pipeline:run",
 }
 
@@ -64,6 +66,7 @@ __all__ = [
     "prune",
     "push",
     "quantize",
+    "reproduce",
     "run",
 ]
 

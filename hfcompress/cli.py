@@ -259,6 +259,33 @@ def benchmark(
         Console().print(comparison_table(found))
 
 
+@app.command()
+def reproduce(
+    artifact: Annotated[str, typer.Argument(help="Hub id of an artifact, or its folder.", show_default=False)],
+    revision: _Revision = "main",
+    base: Annotated[Path | None, typer.Option(help="Where relative paths of its recipe start.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of the new artifact; out/NAME-reproduced by default.")
+    ] = None,
+    as_json: _AsJson = False,  # noqa: FBT002
+) -> None:
+    """Run a published artifact's recipe again on the same commits, and compare each number with what was published."""
+    _quiet()
+    from hfcompress import reproduction
+    from hfcompress.display import reproduction_table
+
+    with _arguments(), _progress() as progress:
+        found = reproduction.reproduce(artifact, revision=revision, base=base, output=output, progress=progress)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(row) for row in found.rows], indent=2))
+    else:
+        Console().print(reproduction_table(found))
+    if found.differing:
+        names = ", ".join(dict.fromkeys(row.name for row in found.differing))
+        msg = f"{len(found.differing)} of {len(found.rows)} values were not reproduced: {names}"
+        raise GateError(msg)
+
+
 @app.command(name="list")
 def list_names(as_json: _AsJson = False) -> None:  # noqa: FBT002
     """Name every registered step, quantizer, importance, task and runtime, and who provides it."""

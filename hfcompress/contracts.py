@@ -87,12 +87,14 @@ class Rows:
         name: The dataset's Hub id or folder.
         revision: Commit sha of a Hub dataset, the content fingerprint of a local one.
         split: The split as the recipe writes it ("test[:256]").
+        requested: How many rows the split asks for, where it says a number.
     """
 
     dataset: Dataset
     name: str
     revision: str
     split: str
+    requested: int | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""

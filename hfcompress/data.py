@@ -55,7 +55,7 @@ def load_rows(reference: DataReference, needed: Iterable[str]) -> Rows:
     if asked is not None and len(dataset) < asked:
         msg = f"{title}: the split {reference.split!r} asks for {asked} rows and holds {len(dataset)}; ask for fewer"
         raise DataError(msg, ("split",))
-    return Rows(dataset, title, revision, reference.split)
+    return Rows(dataset, title, revision, reference.split, asked)
 
 
 def rows_in(dataset: Dataset, name: str, needed: Iterable[str] = ()) -> Rows:

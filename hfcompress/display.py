@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hfcompress.pipeline import Plan
     from hfcompress.registry import Registry
     from hfcompress.report import Report
+    from hfcompress.reproduction import Reproduction
 
 __all__ = [
     "LineProgress",
@@ -45,6 +46,7 @@ __all__ = [
     "plan_table",
     "registry_table",
     "report_table",
+    "reproduction_table",
 ]
 
 _MEGA = 1e6
@@ -191,6 +193,31 @@ def _table(title: str | None = None) -> Table:
 
 def _cell(row: Measurement, value: Value | None) -> str:
     return "" if value is None else format_value(value.value, row.unit)
+
+
+def reproduction_table(found: Reproduction) -> Table:
+    """Return each published value, its interval, and the same measured again."""
+    artifact = found.published.artifact
+    table = _table(escape(f"{artifact.repo or found.published.source.id}, measured again"))
+    for name in ("", "of"):
+        table.add_column(name)
+    for name in ("published", "95 % interval", "again"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for row in found.rows:
+        low, high = row.published.low, row.published.high
+        interval = (
+            "" if low is None or high is None else " to ".join(format_value(end, row.unit) for end in (low, high))
+        )
+        table.add_row(
+            escape(row.label),
+            row.model,
+            format_value(row.published.value, row.unit),
+            interval,
+            "" if row.again is None else format_value(row.again.value, row.unit),
+            f"[bold red]{row.verdict}[/]" if row in found.differing else row.verdict,
+        )
+    return table
 
 
 def plan_table(plan: Plan) -> Table:

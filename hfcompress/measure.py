@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import DataError, RecipeError
-from hfcompress.report import ArtifactRecord, SourceRecord
+from hfcompress.report import ArtifactRecord, DataRecord, SourceRecord
 from hfcompress.runtimes import runtime_of
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hfcompress.hub import Source
     from hfcompress.recipe import Recipe
 
-__all__ = ["Evaluation", "artifact_record", "source_record"]
+__all__ = ["Evaluation", "artifact_record", "data_records", "source_record"]
 
 
 class Evaluation:
@@ -74,6 +74,23 @@ def source_record(source: Source, forecast: Forecast) -> SourceRecord:
         license_link=source.license_link,
         architecture=_architecture(forecast.config),
         parameters=forecast.parameters,
+    )
+
+
+def data_records(recipe: Recipe, rows: Mapping[str, Rows]) -> tuple[DataRecord, ...]:
+    """Return what the report says of the rows that the run read."""
+    return tuple(
+        DataRecord(
+            name,
+            rows[name].name,
+            reference.config,
+            reference.split,
+            rows[name].revision,
+            on_hub=not reference.is_local,
+            requested=rows[name].requested,
+            used=len(rows[name]),
+        )
+        for name, reference in recipe.data.items()
     )
 
 

@@ -17,7 +17,7 @@ from hfcompress.extras import require_extra
 from hfcompress.gates import check_gates
 from hfcompress.hub import Pushed, Source, download_weights, push_folder, resolve_model
 from hfcompress.licenses import license_warning
-from hfcompress.measure import Evaluation, artifact_record, source_record
+from hfcompress.measure import Evaluation, artifact_record, data_records, source_record
 from hfcompress.overlap import shared_rows
 from hfcompress.recipe import Recipe, load_recipe
 from hfcompress.registry import TASKS
@@ -168,6 +168,7 @@ def run(
             towers=costs.towers,
             cost_details=costs.details,
             card=CardRecord(recipe.card.text, recipe.card.tags),
+            data=data_records(recipe, rows),
         )
         describe(report, artifact.path)
 

@@ -281,20 +281,23 @@ class Recipe(_Section):
         return self._document.problem(path, message)
 
 
-def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, base: Path | None = None
+) -> Recipe:
     """Return a recipe in which every name, type and reference has been checked.
 
-    Local folders become absolute. All relative paths of models and datasets start from the folder of `source`, those
-    in included files too; the names of included files start from the file that includes them.
+    Local folders become absolute. All relative paths of models and datasets start from `base`, those in included files
+    too; the names of included files start from the file that includes them.
 
     Args:
         source: A YAML file, or the values themselves.
         overrides: Each `a.b.0.c=value`, the value in YAML; applied in order, after the includes.
+        base: By default the folder of `source`, or the current one for values.
 
     Raises:
         RecipeError: The recipe has mistakes; the error holds all of them, each with its file, line and column.
     """
-    document = read_document(source, overrides)
+    document = read_document(source, overrides, base)
     try:
         recipe = validated(Recipe, document.values)
     except ValidationError as error:

@@ -36,6 +36,7 @@ LAYERS = (
     {"card", "schema", "data", "inspection", "overlap"},
     {"artifact", "measure", "costs", "api", "page"},
     {"pipeline", "comparison"},
+    {"reproduction"},
     {"display"},
     {"cli"},
     {"__main__"},
