@@ -76,7 +76,7 @@ def test_modules_of_one_tower_count_together(tmp_path: Path) -> None:
     ("family", "message"),
     [
         ("lxmert", r"^no part of this LxmertForPreTraining runs on inputs"),
-        ("glm4v", r"^no inputs made from the configuration run through text of Glm4vForConditionalGeneration$"),
+        ("mllama", r"^no inputs made from the configuration run through vision of MllamaForConditionalGeneration$"),
     ],
 )
 def test_what_cannot_be_counted(family: str, message: str, tmp_path: Path) -> None:
