@@ -16,6 +16,7 @@ LAYERS = (
     {"registry", "narrow_layers", "nibbles", "quantized", "graph_names", "rounding"},
     {"narrowing"},
     {"extras", "environment", "yaml_text", "anatomy", "intervals", "loader", "outputs", "changes", "licenses"},
+    {"processes"},
     {"audio"},
     {"yaml_source", "validation", "inputs", "probes", "hub"},
     {"runtimes", "recipe_checks", "report", "twin", "canvas"},

@@ -9,6 +9,7 @@ import numpy as np
 
 from hfcompress.errors import CheckpointError
 from hfcompress.inputs import audio_inputs, image_inputs, text_inputs
+from hfcompress.processes import assembled, own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,9 +35,12 @@ def embed_media(model: Model, rows: Rows, modality: Modality, batch_size: int, p
         CheckpointError: The model gives no such embeddings.
     """
     companion = text_inputs(model.processor, ["-"])
-    made = _ahead(_media_inputs(model, modality, batch) for batch in rows.batches(batch_size))
-    batches = progress.track(made, -(-len(rows) // batch_size), f"batches of {batch_size} {_PLURAL[modality]}")
-    return np.concatenate([_call(model, {**inputs, **companion}, f"{modality}_embeds") for inputs in batches])
+    count = -(-len(rows) // batch_size)
+    numbers = own(count)
+    made = _ahead(_media_inputs(model, modality, batch) for batch in rows.batches(batch_size, numbers))
+    batches = progress.track(made, len(numbers), f"batches of {batch_size} {_PLURAL[modality]}")
+    vectors = [_call(model, {**inputs, **companion}, f"{modality}_embeds") for inputs in batches]
+    return np.concatenate(assembled(vectors, count))
 
 
 def embed_texts(
@@ -48,17 +52,13 @@ def embed_texts(
         CheckpointError: The model gives no `text_embeds`.
     """
     companion = _media_inputs(model, modality, next(rows.batches(1)))
-    starts = progress.track(
-        range(0, len(texts), batch_size), -(-len(texts) // batch_size), f"batches of {batch_size} texts"
-    )
-    return np.concatenate(
-        [
-            _call(
-                model, {**text_inputs(model.processor, texts[start : start + batch_size]), **companion}, "text_embeds"
-            )
-            for start in starts
-        ]
-    )
+    count = -(-len(texts) // batch_size)
+    numbers = own(count)
+    vectors = []
+    for number in progress.track(numbers, len(numbers), f"batches of {batch_size} texts"):
+        batch = texts[number * batch_size : (number + 1) * batch_size]
+        vectors.append(_call(model, {**text_inputs(model.processor, batch), **companion}, "text_embeds"))
+    return np.concatenate(assembled(vectors, count))
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
