@@ -14,18 +14,33 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import tempfile
 import traceback
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from hfcompress.contracts import Progress
 from hfcompress.errors import HfcompressError, RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
-__all__ = ["assembled", "launched", "led", "led_by_main", "lone_launch", "own", "together"]
+__all__ = [
+    "assembled",
+    "gathered",
+    "in_turn",
+    "launched",
+    "led",
+    "led_by_main",
+    "lone_launch",
+    "one_after_another",
+    "own",
+    "spare_folder",
+    "together",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -158,8 +173,62 @@ def assembled(results: Sequence[T], count: int) -> list[T]:
     """
     if not _group.is_together:
         return [*results]
-    parts = _exchange(_Sent(list(results)))
+    parts = gathered([*results])
     return [parts[number % _group.count][number // _group.count] for number in range(count)]
+
+
+def gathered(value: T) -> list[T]:
+    """Return what each process gives, by their numbers; the value alone where this one is alone.
+
+    Raises:
+        HfcompressError: Another process failed before it gave anything.
+    """
+    return _exchange(_Sent(value)) if _group.is_together else [value]
+
+
+def in_turn(results: Iterable[T], count: int) -> Iterator[T]:
+    """Yield what becomes of all batches in their order, a round of the processes at a time.
+
+    Args:
+        results: Makes what becomes of this process's own batches, one after the other, and may end early.
+        count: Number of all batches.
+
+    Raises:
+        HfcompressError: Another process failed on one of its batches.
+    """
+    if not _group.is_together:
+        yield from results
+        return
+    made = iter(results)
+    for _ in range(-(-count // _group.count)):
+        yield from (part for part in gathered(next(made, None)) if part is not None)
+
+
+def one_after_another(make: Callable[[], T]) -> T:
+    """Call a function in one process at a time, because it writes where the others do, and return what it returns.
+
+    Raises:
+        HfcompressError: It failed in another process.
+    """
+    made: list[T] = []
+    for rank in range(_group.count if _group.is_together else 1):
+        if rank == _group.rank or not _group.is_together:
+            made.append(make())
+        gathered(None)
+    return made[0]
+
+
+def spare_folder(folder: Path) -> AbstractContextManager[Path]:
+    """Give the folder to the main process and an empty one, which is thrown away, to each other one."""
+    if not _group.is_together or _group.rank == 0:
+        return contextlib.nullcontext(folder)
+    return _thrown_away()
+
+
+@contextlib.contextmanager
+def _thrown_away() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="hfcompress-") as name:
+        yield Path(name)
 
 
 def _join() -> None:
@@ -173,7 +242,7 @@ def _join() -> None:
 def _lead(program: Callable[[], T]) -> T:
     try:
         result = program()
-    except Exception as error:  # noqa: BLE001 - the others must hear of any
+    except Exception as error:
         _broadcast(_End(error=_told(error)))
         raise
     _broadcast(_End(result))

@@ -99,7 +99,7 @@ class GenerationTask(ScoredTask):
                     nats[places], hits[places] = follow(model, inputs, self.generate_options, leaders)
             made.append(([written[place] for place in range(length)], nats, hits))
         texts, all_nats, all_hits = zip(*assembled(made, count), strict=True)
-        found = tuple(row for rows_of_batch in texts for row in rows_of_batch)
-        return (
-            Generated(found) if leader is None else Generated(found, np.concatenate(all_nats), np.concatenate(all_hits))
-        )
+        found = tuple(row for some in texts for row in some)
+        if leader is None:
+            return Generated(found)
+        return Generated(found, np.concatenate(all_nats), np.concatenate(all_hits))
