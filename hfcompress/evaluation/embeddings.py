@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hfcompress.errors import CheckpointError
-from hfcompress.inputs import audio_inputs, image_inputs, text_inputs
+from hfcompress.evaluation.preparation import Modality, Preparation
+from hfcompress.inputs import text_inputs
 from hfcompress.processes import assembled, own
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from hfcompress.contracts import Model, Progress, Rows
 
     Array = np.ndarray[Any, np.dtype[np.float32]]
 
-__all__ = ["Modality", "embed_media", "embed_texts", "normalised"]
+__all__ = ["embed_media", "embed_texts", "normalised"]
 
-T = TypeVar("T")
-Modality: TypeAlias = Literal["image", "audio"]
 _PLURAL = {"image": "images", "audio": "sounds"}
 
 
-def embed_media(model: Model, rows: Rows, modality: Modality, batch_size: int, progress: Progress) -> Array:
+def embed_media(
+    model: Model, rows: Rows, modality: Modality, batch_size: int, progress: Progress, workers: int = 0
+) -> Array:
     """Return the unit embeddings of the column `image` or `audio`: float32 of shape (rows, width).
+
+    Args:
+        model: A dual encoder.
+        rows: The rows.
+        modality: The column.
+        batch_size: Rows that go through the model at once.
+        progress: Hears how many batches are done.
+        workers: Processes that decode and process the rows beside the model; 0 for a thread.
 
     The graph of a dual encoder wants both inputs in every call; one short text goes along with each batch and its
     embedding is dropped.
@@ -37,7 +45,7 @@ def embed_media(model: Model, rows: Rows, modality: Modality, batch_size: int, p
     companion = text_inputs(model.processor, ["-"])
     count = -(-len(rows) // batch_size)
     numbers = own(count)
-    made = _ahead(_media_inputs(model, modality, batch) for batch in rows.batches(batch_size, numbers))
+    made = Preparation.of(model.processor, rows, modality, batch_size).batches(numbers, workers)
     batches = progress.track(made, len(numbers), f"batches of {batch_size} {_PLURAL[modality]}")
     vectors = [_call(model, {**inputs, **companion}, f"{modality}_embeds") for inputs in batches]
     return np.concatenate(assembled(vectors, count))
@@ -51,7 +59,7 @@ def embed_texts(
     Raises:
         CheckpointError: The model gives no `text_embeds`.
     """
-    companion = _media_inputs(model, modality, next(rows.batches(1)))
+    companion = Preparation.of(model.processor, rows, modality, 1).batch(0)
     count = -(-len(texts) // batch_size)
     numbers = own(count)
     vectors = []
@@ -59,25 +67,6 @@ def embed_texts(
         batch = texts[number * batch_size : (number + 1) * batch_size]
         vectors.append(_call(model, {**text_inputs(model.processor, batch), **companion}, "text_embeds"))
     return np.concatenate(assembled(vectors, count))
-
-
-def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield the items, the next of which is made in a thread while the model runs on the one before.
-
-    Decoding and resizing leave the interpreter's lock, so a second core takes them; a process would have to send the
-    pixels back, and to be forked beside the threads of a runtime.
-    """
-    with ThreadPoolExecutor(1) as worker:
-        coming = worker.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = worker.submit(next, items, None)
-            yield item
-
-
-def _media_inputs(model: Model, modality: Modality, batch: dict[str, list[Any]]) -> dict[str, np.ndarray[Any, Any]]:
-    if modality == "image":
-        return image_inputs(model.processor, batch["image"])
-    return audio_inputs(model.processor, batch["audio"])
 
 
 def normalised(vectors: Array) -> Array:
