@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-import hfcompress
 from hfcompress.contracts import Progress
 from hfcompress.errors import DataError, GateError, NotOnHubError, OutputError, Problem, RecipeError
 from hfcompress.processes import assembled, gathered, in_turn, one_after_another, own, spare_folder, together
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from hfcompress.report import Report
     from tests.conftest import Cli, Python
 
 CALIBRATION = {"split": "calibration[:40]", "columns": {"image": "image", "text": "caption"}}
@@ -56,23 +54,22 @@ def qualities(report: str) -> list[dict[str, Any]]:
     return [row for row in json.loads(report)["measurements"] if row["task"]]
 
 
-def same(done: subprocess.CompletedProcess[str], folder: Path, recipe: dict[str, Any]) -> Report:
+def check_same(done: subprocess.CompletedProcess[str], folder: Path, cli: Cli) -> None:
     """Check that two processes made what one makes, and said it once."""
     assert done.returncode == 0, done.stderr
-    report = hfcompress.run(recipe, output=folder / "one")
-    assert qualities(done.stdout) == qualities(report.to_json())
+    alone = cli("run", folder / "recipe.yaml", "-o", folder / "one", "--json")
+    assert qualities(done.stdout) == qualities(alone.stdout)
     assert done.stdout == (folder / "two" / "report.json").read_text(encoding="utf-8")
     assert (done.stderr.count("evaluate the source"), done.stderr.count("The artifact and its card")) == (1, 1)
     assert sorted(path.name for path in folder.iterdir()) == ["one", "recipe.yaml", "two"]
-    return report
 
 
 def test_two_processes_prune_and_measure_as_one(
-    python: Python, calibrated: Callable[..., dict[str, Any]], tmp_path: Path
+    python: Python, cli: Cli, calibrated: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     """Pruned on two processes and evaluated there, a model has the same weights and the same numbers, bit by bit."""
     recipe = calibrated({"use": "prune", "towers": {"all": {"ffn": 0.5}}})
-    same(launch(python, tmp_path, recipe), tmp_path, recipe)
+    check_same(launch(python, tmp_path, recipe), tmp_path, cli)
     one, two = (tmp_path / name / "model.safetensors" for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
 
@@ -80,12 +77,12 @@ def test_two_processes_prune_and_measure_as_one(
 @pytest.mark.onnxruntime
 @pytest.mark.parametrize("method", ["minmax", "percentile"])
 def test_two_processes_calibrate_a_graph_as_one(
-    python: Python, calibrated: Callable[..., dict[str, Any]], tmp_path: Path, method: str
+    python: Python, cli: Cli, calibrated: Callable[..., dict[str, Any]], tmp_path: Path, method: str
 ) -> None:
     """The ranges of a static graph are the same, whether one process saw all rows or two saw some each."""
     step = {"use": "quantize", "runtime": "onnxruntime", "mode": "static", "calibration_method": method}
     recipe = calibrated(step)
-    same(launch(python, tmp_path, recipe), tmp_path, recipe)
+    check_same(launch(python, tmp_path, recipe), tmp_path, cli)
     one, two = (tmp_path / name / "onnx" / "model_quantized.onnx" for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
 

@@ -7,6 +7,7 @@ running the caller's own program again, and which end by themselves.
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy as np
+
     from hfcompress.contracts import Rows
 
 __all__ = ["Modality", "Preparation"]
@@ -86,8 +88,15 @@ class Preparation:
             yield from _ahead(map(self.batch, numbers))
             return
         pool = joblib.Parallel(n_jobs=workers, batch_size=1, pre_dispatch="2 * n_jobs", return_as="generator")
+        made = pool(joblib.delayed(self.batch)(number) for number in numbers)
         try:
-            yield from pool(joblib.delayed(self.batch)(number) for number in numbers)
+            for inputs in made:  # noqa: UP028 - `yield from` would close it with a warning
+                yield inputs
+        except GeneratorExit:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of batches that nobody wants any more
+                made.close()
+            raise
         except TerminatedWorkerError as error:
             msg = (
                 f"a worker process that prepared {self.rows.name} was ended from outside, most likely because memory "
