@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 
 from hfcompress.errors import CheckpointError, GateError, HfcompressError, NotOnHubError, PushError, UsageError
+from hfcompress.processes import launched, led, lone_launch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +43,10 @@ app = typer.Typer(
 )
 _stderr = Console(stderr=True)
 _INTERRUPTED = 130
+_LONE_LAUNCH = (
+    "accelerate launch --cpu starts one process, whatever --num_processes says, unless it is given mpirun. "
+    "For several, on this machine's processors too, type --multi_gpu in place of --cpu."
+)
 
 _RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 _Overrides = Annotated[
@@ -309,14 +314,25 @@ def schema() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line and turn what goes wrong into a message and an exit code."""
+    """Run the command line, in the main process where there are several, and leave with its exit code."""
+    if lone_launch():
+        _tell(_LONE_LAUNCH)
+    if launched():
+        _quiet()
+    sys.exit(led(_invoke))
+
+
+def _invoke() -> int:
+    """Turn what goes wrong into a message, and return the exit code."""
     try:
         app()
+    except SystemExit as left:
+        return left.code if isinstance(left.code, int) else int(left.code is not None)
     except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
+        return _INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the border of the program
-        sys.exit(_explain(error))
-    sys.exit(0)
+        return _explain(error)
+    return 0
 
 
 def _explain(error: Exception) -> int:

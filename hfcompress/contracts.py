@@ -100,10 +100,15 @@ class Rows:
         """Return the number of rows."""
         return len(self.dataset)
 
-    def batches(self, size: int) -> Iterator[dict[str, list[Any]]]:
-        """Iterate over column-wise batches of at most `size` rows, decoded one batch at a time."""
-        for start in range(0, len(self), size):
-            yield self.dataset[start : start + size]
+    def batches(self, size: int, numbers: Iterable[int] | None = None) -> Iterator[dict[str, list[Any]]]:
+        """Iterate over column-wise batches of at most `size` rows, decoded one batch at a time.
+
+        Args:
+            size: Rows of a batch.
+            numbers: Which batches are wanted, counted from 0; all by default. No other is decoded.
+        """
+        for number in range(-(-len(self) // size)) if numbers is None else numbers:
+            yield self.dataset[number * size : (number + 1) * size]
 
     def record(self) -> dict[str, Json]:
         """Return which rows these are, as a report tells of them."""

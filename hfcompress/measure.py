@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.errors import DataError, RecipeError
+from hfcompress.processes import together
 from hfcompress.report import ArtifactRecord, DataRecord, SourceRecord
 from hfcompress.runtimes import runtime_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from transformers import PretrainedConfig
 
@@ -49,18 +50,29 @@ class Evaluation:
     def _predict(self, checkpoint: Checkpoint, leaders: list[Any] | None = None) -> list[Any]:
         if not self._tasks:
             return []
-        model = runtime_of(checkpoint.format).load(checkpoint.path)
-        predictions = []
-        for index, (task, rows) in enumerate(self._tasks):
-            try:
-                predictions.append(
-                    task.predict(model, rows, self._progress)
-                    if leaders is None
-                    else task.follow(model, rows, leaders[index], self._progress)
-                )
-            except DataError as error:
-                raise RecipeError([self._recipe.problem(("evaluate", index), str(error))]) from error
-        return predictions
+        return together(_predictions, self._progress, self._recipe, self._tasks, checkpoint, leaders)
+
+
+def _predictions(
+    progress: Progress,
+    recipe: Recipe,
+    tasks: Sequence[tuple[Task, Rows]],
+    checkpoint: Checkpoint,
+    leaders: Sequence[Any] | None,
+) -> list[Any]:
+    """Return what each task makes of a checkpoint, given what it made of the source, where it is another one."""
+    model = runtime_of(checkpoint.format).load(checkpoint.path)
+    predictions = []
+    for index, (task, rows) in enumerate(tasks):
+        try:
+            predictions.append(
+                task.predict(model, rows, progress)
+                if leaders is None
+                else task.follow(model, rows, leaders[index], progress)
+            )
+        except DataError as error:
+            raise RecipeError([recipe.problem(("evaluate", index), str(error))]) from error
+    return predictions
 
 
 def source_record(source: Source, forecast: Forecast) -> SourceRecord:

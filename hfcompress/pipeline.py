@@ -19,6 +19,7 @@ from hfcompress.hub import Pushed, Source, download_weights, push_folder, resolv
 from hfcompress.licenses import license_warning
 from hfcompress.measure import Evaluation, artifact_record, data_records, source_record
 from hfcompress.overlap import shared_rows
+from hfcompress.processes import led_by_main
 from hfcompress.recipe import Recipe, load_recipe
 from hfcompress.registry import TASKS
 from hfcompress.report import CardRecord, RecipeRecord, Report
@@ -92,6 +93,7 @@ def default_output(recipe: Recipe) -> Path:
     return Path("out", recipe.name)
 
 
+@led_by_main
 def run(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,

@@ -27,6 +27,7 @@ LAYERS = (
         "changes",
         "licenses",
     },
+    {"processes"},
     {"audio"},
     {"yaml_source", "validation", "inputs", "probes", "hub"},
     {"runtimes", "recipe_checks", "report", "twin", "canvas"},

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from hfcompress.contracts import TaskOptions
 from hfcompress.errors import DataError
+from hfcompress.evaluation.embedding_options import EmbeddingOptions
 from hfcompress.evaluation.scores import ScoredTask
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ZeroShotOptions", "ZeroShotPredictions", "ZeroShotTask"]
 
 
-class ZeroShotOptions(TaskOptions):
+class ZeroShotOptions(EmbeddingOptions):
     """What a recipe can say of a zero-shot classification; a task adds its `templates`."""
 
     templates: tuple[str, ...] = Field(
@@ -82,7 +82,7 @@ class ZeroShotTask(ScoredTask):
         templates, size = self.options.templates, self.options.batch_size
         sentences = [template.replace("{label}", name) for name in names for template in templates]
         texts = embed_texts(model, sentences, rows, self.modality, size, progress)
-        media = embed_media(model, rows, self.modality, size, progress)
+        media = embed_media(model, rows, self.modality, size, progress, self.options.workers)
         anchors = normalised(texts.reshape(len(names), len(templates), -1).mean(axis=1))
         right = [np.asarray([label]) for label in labels]
         return ZeroShotPredictions(media, texts, places(media, anchors, right), len(names))
