@@ -11,6 +11,7 @@ from hfcompress.environment import environment_record
 from hfcompress.errors import DataError, RecipeError
 from hfcompress.report import ArtifactRecord, DataRecord, SourceRecord, TowerBytes
 from hfcompress.runtimes import runtime_of
+from hfcompress.timed_inputs import timed_inputs
 from hfcompress.tower_bytes import tower_bytes
 
 if TYPE_CHECKING:
@@ -99,9 +100,6 @@ def cost_measurements(
         float32: Scratch folder for the source's float32 form in the artifact's runtime.
         progress: Hears how far the timing is.
     """
-    from hfcompress.anatomy import load_config, meta_model
-    from hfcompress.probes import example_inputs
-
     runtime, published = runtime_of(artifact.format), runtime_of(source.format)
     threads = options.threads or default_threads()
     same = artifact.format == source.format
@@ -110,12 +108,7 @@ def cost_measurements(
         "source": runtime.load(baseline.path, threads),
         "compressed": runtime.load(artifact.path, threads),
     } | ({} if same else {"published": published.load(source.path, threads)})
-    arrays = {
-        name: tensor.numpy()
-        for name, tensor in example_inputs(
-            meta_model(load_config(source.path)), options.batch_size, _CALL_TOKENS
-        ).items()
-    }
+    arrays = timed_inputs(source.path, options.batch_size, _CALL_TOKENS)
     times = alternate(models, arrays, options.repeats, progress)
 
     def timed(name: str, label: str, percentile: float) -> Measurement:

@@ -20,7 +20,7 @@ LAYERS = (
     {"yaml_source", "validation", "inputs", "probes", "hub"},
     {"runtimes", "recipe_checks", "report", "twin", "canvas"},
     {"pruning", "quantization", "casting", "evaluation", "benchmark", "recipe", "gates", "part_plots", "snippet"},
-    {"plots", "tower_bytes"},
+    {"plots", "timed_inputs", "tower_bytes"},
     {"card", "schema", "data", "inspection", "overlap"},
     {"artifact", "measure", "api", "page"},
     {"pipeline"},

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hfcompress.contracts import Model
 
-__all__ = ["prompted_groups"]
+__all__ = ["prompted", "prompted_groups"]
 
 
 def prompted_groups(
@@ -54,12 +54,17 @@ def prompted_groups(
         tokenizer.pad_token = tokenizer.eos_token
     for places in _together(model, prompts):
         chosen, texts = [coloured[place] for place in places], [prompts[place] for place in places]
-        yield places, _inputs(processor, chosen, texts)
+        yield places, prompted(processor, chosen, texts)
 
 
-def _inputs(processor: Any, images: list[Image], texts: list[str]) -> dict[str, Tensor]:  # noqa: ANN401
+def prompted(
+    processor: Any,  # noqa: ANN401 - whichever class the model has
+    images: Sequence[Image],
+    texts: Sequence[str],
+) -> dict[str, Tensor]:
+    """Return what a processor makes of images and the prompts about them, in a conversation where it knows one."""
     if not getattr(processor, "chat_template", None):
-        return dict(processor(images=images, text=texts, padding=True, return_tensors="pt"))
+        return dict(processor(images=list(images), text=list(texts), padding=True, return_tensors="pt"))
     talks = [
         [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
         for image, text in zip(images, texts, strict=True)
