@@ -193,7 +193,7 @@ DATASETS: dict[str, StandIn] = {
                 "id": _TEXT,
             }
         ),
-        {("clean", "train.100"): 10, ("clean", "validation"): 10, ("clean", "test"): 200, ("other", "test"): 10},
+        {("clean", "train.100"): 10, ("clean", "validation"): 10, ("clean", "test"): 100, ("other", "test"): 10},
         _librispeech,
     ),
     "lmms-lab/textvqa": StandIn(
