@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
-    from hfcompress.api import apply_step, cast, evaluate, load, prune, quantize
+    from hfcompress.api import apply_step, cast, evaluate, load, prune, push, quantize
     from hfcompress.errors import GateError, HfcompressError, RunError, UsageError
-    from hfcompress.hub import push_folder as push
     from hfcompress.inspection import inspect
+    from hfcompress.licenses import LicenseWarning
     from hfcompress.pipeline import plan, run
     from hfcompress.recipe import Recipe, load_recipe
     from hfcompress.report import Report
@@ -28,6 +28,7 @@ __version__ = version("hfcompress")
 _PUBLIC = {
     "GateError": "hfcompress.errors:GateError",
     "HfcompressError": "hfcompress.errors:HfcompressError",
+    "LicenseWarning": "hfcompress.licenses:LicenseWarning",
     "Recipe": "hfcompress.recipe:Recipe",
     "Report": "hfcompress.report:Report",
     "RunError": "hfcompress.errors:RunError",
@@ -40,7 +41,7 @@ _PUBLIC = {
     "load_recipe": "hfcompress.recipe:load_recipe",
     "plan": "hfcompress.pipeline:plan",
     "prune": "hfcompress.api:prune",
-    "push": "hfcompress.hub:push_folder",
+    "push": "hfcompress.api:push",
     "quantize": "hfcompress.api:quantize",
     "reproduce": "hfcompress.reproduction:reproduce",
     "run": "hfcompress.pipeline:run",
@@ -49,6 +50,7 @@ _PUBLIC = {
 __all__ = [
     "GateError",
     "HfcompressError",
+    "LicenseWarning",
     "Recipe",
     "Report",
     "RunError",
