@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
-    from hfcompress.api import apply_step, cast, evaluate, load, prune, quantize
+    from hfcompress.api import apply_step, cast, evaluate, load, prune, push, quantize
     from hfcompress.comparison import benchmark
     from hfcompress.errors import GateError, HfcompressError, RunError, UsageError
-    from hfcompress.hub import push_folder as push
     from hfcompress.inspection import inspect
+    from hfcompress.licenses import LicenseWarning
     from hfcompress.pipeline import plan, run
     from hfcompress.recipe import Recipe, load_recipe
     from hfcompress.report import Report
@@ -29,6 +29,7 @@ __version__ = version("hfcompress")
 _PUBLIC = {
     "GateError": "hfcompress.errors:GateError",
     "HfcompressError": "hfcompress.errors:HfcompressError",
+    "LicenseWarning": "hfcompress.licenses:LicenseWarning",
     "Recipe": "hfcompress.recipe:Recipe",
     "Report": "hfcompress.report:Report",
     "RunError": "hfcompress.errors:RunError",
@@ -42,7 +43,7 @@ _PUBLIC = {
     "load_recipe": "hfcompress.recipe:load_recipe",
     "plan": "hfcompress.pipeline:plan",
     "prune": "hfcompress.api:prune",
-    "push": "hfcompress.hub:push_folder",
+    "push": "hfcompress.api:push",
     "quantize": "hfcompress.api:quantize",
     "reproduce": "hfcompress.reproduction:reproduce",
     "run": "hfcompress.pipeline:run",
@@ -51,6 +52,7 @@ _PUBLIC = {
 __all__ = [
     "GateError",
     "HfcompressError",
+    "LicenseWarning",
     "Recipe",
     "Report",
     "RunError",

@@ -130,6 +130,9 @@ def run(
     for forecast in the_plan.forecasts[1:]:
         for change in forecast.changes:
             progress.note(change)
+    if the_plan.source.converted is not None:
+        where = the_plan.source.converted
+        progress.note(f"{the_plan.source.id}: its main branch holds no safetensors; taken from {where} by SFconvertbot")
     if push and recipe.push is not None:
         warning = license_warning(the_plan.source.license, the_plan.source.license_name)
         if warning is not None:

@@ -87,6 +87,9 @@ class DataReference(_Section):
         "column. Without this mapping the dataset's columns must have those names already.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a dataset on the Hub.")
+    max_seconds: float | None = Field(
+        None, gt=0, description="Of the rows of the split, those whose sound lasts longer are left out."
+    )
 
     @property
     def is_local(self) -> bool:

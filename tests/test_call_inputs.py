@@ -31,6 +31,14 @@ def test_a_model_runs_on_them(family: str, tmp_path: Path) -> None:
     assert any(np.isfinite(array).all() and array.size for array in outputs.values())
 
 
+@pytest.mark.parametrize(("name", "frames"), [("clap", 201), ("whisper", 40)])
+def test_sounds(name: str, frames: int, tmp_path: Path) -> None:
+    """A model that hears gets as many frames as its feature extractor makes, which an export may have fixed."""
+    made = call_inputs(save_checkpoint(name, tmp_path / name).path, 2)
+    assert made["input_features"].shape[0] == 2
+    assert frames in made["input_features"].shape
+
+
 def test_a_vision_language_model_sees_its_image(tmp_path: Path) -> None:
     """A model that wants image tokens in the right places is benchmarked with those of its own processor."""
     save_checkpoint("llava", tmp_path / "llava")

@@ -60,7 +60,7 @@ def prompted_inputs(processor: Any, images: list[Image], texts: list[str]) -> di
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if not getattr(processor, "chat_template", None):
-        return dict(processor(images=images, text=texts, padding=True, return_tensors="pt"))
+        return dict(processor(images=list(images), text=list(texts), padding=True, return_tensors="pt"))
     talks = [
         [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
         for image, text in zip(images, texts, strict=True)

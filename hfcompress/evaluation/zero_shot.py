@@ -28,7 +28,10 @@ class ZeroShotOptions(EmbeddingOptions):
         min_length=1, description="Sentences with `{label}`; the embeddings of a class are averaged over them."
     )
     labels: tuple[str, ...] | None = Field(
-        None, min_length=2, description="Class names in the order of the label numbers; the dataset's own by default."
+        None,
+        min_length=2,
+        description="Class names in the order of the label numbers; by default the dataset's own, with spaces for "
+        "underscores.",
     )
 
     @field_validator("templates")
@@ -115,7 +118,8 @@ class ZeroShotTask(ScoredTask):
     def _classes(self, rows: Rows) -> tuple[tuple[str, ...], list[int]]:
         """Return the names of the classes, and the class of each row."""
         feature = rows.dataset.features["label"]
-        names = self.options.labels or tuple(getattr(feature, "names", None) or ())
+        own = tuple(name.replace("_", " ") for name in getattr(feature, "names", None) or ())  # as people write them
+        names = self.options.labels or own
         if not names:
             msg = f"the labels of {rows.name} have no names; give them with `labels: [...]` under the task"
             raise DataError(msg)
