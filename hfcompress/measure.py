@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.benchmark import alternate, default_threads, latency, parameters_of, size_bytes
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
     from hfcompress.contracts import Forecast, Progress, Rows, Task
     from hfcompress.hub import Source
+    from hfcompress.ingredients import Ingredients
     from hfcompress.recipe import BenchmarkOptions, Recipe
+    from hfcompress.reuse import Reuse
 
 __all__ = ["Costs", "Evaluation", "artifact_record", "cost_measurements", "source_record"]
 
@@ -32,10 +35,11 @@ _CALL_TOKENS = 77
 class Evaluation:
     """The evaluations of a recipe: the source once, then whatever is compared with it, on the same rows."""
 
-    def __init__(self, recipe: Recipe, rows: Mapping[str, Rows], progress: Progress) -> None:
+    def __init__(self, recipe: Recipe, rows: Mapping[str, Rows], ingredients: Ingredients, reuse: Reuse) -> None:
         self._tasks: list[tuple[Task, Rows]] = [(spec.build(), rows[spec.options.data]) for spec in recipe.evaluate]
         self._recipe = recipe
-        self._progress = progress
+        self._ingredients = ingredients
+        self._reuse = reuse
         self._baseline: list[Any] = []
 
     def take_source(self, source: Checkpoint) -> None:
@@ -44,29 +48,39 @@ class Evaluation:
         Raises:
             RecipeError: The rows of an evaluation are not what its task needs.
         """
-        self._baseline = self._predict(source)
+        self._baseline = self._predict(source, self._ingredients.source)
 
-    def compare_with(self, artifact: Checkpoint) -> list[Measurement]:
-        """Load the artifact from disk, run it over the same rows, and measure both."""
-        predictions = self._predict(artifact, self._baseline)
+    def compare_with(self, artifact: Checkpoint, key: str) -> list[Measurement]:
+        """Load the artifact from disk, run it over the same rows, and measure both.
+
+        Args:
+            artifact: The result.
+            key: The hash of everything that went into it.
+        """
+        predictions = self._predict(artifact, key, self._baseline)
         return [
             measurement
             for (task, rows), before, after in zip(self._tasks, self._baseline, predictions, strict=True)
             for measurement in task.compare(before, after, rows)
         ]
 
-    def _predict(self, checkpoint: Checkpoint, leaders: list[Any] | None = None) -> list[Any]:
-        if not self._tasks:
-            return []
-        model = runtime_of(checkpoint.format).load(checkpoint.path)
+    def _predict(self, checkpoint: Checkpoint, key: str, leaders: list[Any] | None = None) -> list[Any]:
+        """Return what a checkpoint predicts; it is loaded only if not all of it comes from the cache."""
+        loaded = cache(lambda: runtime_of(checkpoint.format).load(checkpoint.path))
+
+        def predict(index: int, progress: Progress) -> Any:  # noqa: ANN401 - the task's own dataclass
+            task, rows = self._tasks[index]
+            if leaders is None:
+                return task.predict(loaded(), rows, progress)
+            return task.follow(loaded(), rows, leaders[index], progress)
+
         predictions = []
-        for index, (task, rows) in enumerate(self._tasks):
+        for index, spec in enumerate(self._recipe.evaluate):
             try:
-                predictions.append(
-                    task.predict(model, rows, self._progress)
-                    if leaders is None
-                    else task.follow(model, rows, leaders[index], self._progress)
-                )
+                source = None if leaders is None else self._ingredients.predictions(self._ingredients.source, spec)
+                name = self._ingredients.predictions(key, spec, source)
+                task, _ = self._tasks[index]
+                predictions.append(self._reuse.predictions(name, spec.task, task, partial(predict, index)))
             except DataError as error:
                 raise RecipeError([self._recipe.problem(("evaluate", index), str(error))]) from error
         return predictions
