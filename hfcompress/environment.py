@@ -89,7 +89,7 @@ def versions(distributions: Iterable[str]) -> dict[str, str]:
 
 
 def instruction_sets() -> str:
-    """Return which of `INSTRUCTION_SETS` the processor has, separated by spaces; empty where the system does not tell."""
+    """Return the processor's `INSTRUCTION_SETS`, separated by spaces; empty where the system does not tell."""
     _, flags = _processor()
     return " ".join(name for name in INSTRUCTION_SETS if name in flags)
 

@@ -20,7 +20,7 @@ _FLOAT32 = 4
 _PROCESS = 700_000_000
 """An interpreter with torch, transformers and a runtime."""
 _IN_TORCH = 3.0
-"""Copies of the float32 weights in a step that stays in torch: the model, its changed twin, the file that is written."""
+"""Copies of the float32 weights in a step that stays in torch: the model, its changed twin, what is written."""
 _IN_EXPORT = 5.0
 """The same where a model is exported and quantized: the torch model, its graph as it is traced, serialized, read again
 and rewritten."""
