@@ -40,7 +40,8 @@ def memory_bytes(forecasts: Sequence[Forecast]) -> int:
         for before, after in itertools.pairwise(forecasts)
     ]
     source = forecasts[0].parameters * _FLOAT32
-    benchmark = 2 * source + forecasts[-1].size_bytes
+    runs_as_published = forecasts[0].format == forecasts[-1].format
+    benchmark = source * (1 if runs_as_published else 2) + forecasts[-1].size_bytes
     return round(_PROCESS + max(source, benchmark, *peaks))
 
 

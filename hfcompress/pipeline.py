@@ -212,7 +212,8 @@ def _load_data(recipe: Recipe) -> dict[str, Rows]:
     problems: list[Problem] = []
     for name, reference in recipe.data.items():
         try:
-            with _placed(recipe, ("data", name), "dataset"):
+            # here, because the mistakes that are gathered do not tell what led to them
+            with SpaceExplained(), _placed(recipe, ("data", name), "dataset"):
                 rows[name] = load_rows(reference, needed[name])
         except RecipeError as error:
             problems += error.problems

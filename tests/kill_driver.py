@@ -1,11 +1,12 @@
 """Runs a recipe again and again in forked processes, each killed at another point, and finishes each with one more run.
 
-`python -m tests.kill_driver RECIPE OLD FOLDER` imports everything once and forks from there, so that a run takes a second
-or two. A point is the beginning of a stage, an operation on a file (SIGKILL before it), or a write (the kernel ends the
-process at a byte in the middle of it: RLIMIT_FSIZE, and SIGXFSZ as the system has it by default). Nothing in the
-package knows of this: operations are seen through an audit hook.
+`python -m tests.kill_driver RECIPE OLD FOLDER` imports everything once and forks from there, so that a run takes a
+second or two. A point is the beginning of a stage, an operation on a file (SIGKILL before it), or a write (the kernel
+ends the process at a byte in the middle of it: RLIMIT_FSIZE, and SIGXFSZ as the system has it by default). Nothing in
+the package knows of this: operations are seen through an audit hook.
 
-It writes `FOLDER/points.json`; the artifacts are `FOLDER/reference/out` and `FOLDER/NUMBER/out`.
+OLD is an artifact, which is in the output folder before. The driver writes `FOLDER/points.json`; the artifacts are
+`FOLDER/reference/out` and `FOLDER/NUMBER/out`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import resource
 import shutil
 import signal
 import sys
-import time
 import traceback
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -63,7 +63,6 @@ class Recorder(Progress):
         self.stages: list[str] = []
         self._folder = str(folder)
         self._point = point
-        self._is_on = True
         sys.addaudithook(self._hear)
 
     def stage(self, name: str) -> None:
@@ -98,13 +97,13 @@ def forked(work: Callable[[], None]) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def digest(folder: Path) -> str | None:
-    """Return the SHA-256 of a folder's names and contents, `None` if there is no folder."""
-    if not folder.is_dir():
-        return None
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    lines = [f"{file.relative_to(folder)} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def contents(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a folder, nothing if there is no folder."""
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
 
 
 def run(recipe: Path, folder: Path, point: Point | None, record: Path | None = None) -> None:
@@ -118,30 +117,32 @@ def run(recipe: Path, folder: Path, point: Point | None, record: Path | None = N
 
 
 def chosen(stages: list[str], events: list[tuple[str, str]]) -> list[Point]:
-    """Return points over all of a run: each stage, operations in each, and writes."""
+    """Return points over all of a run: the beginning of each stage, operations in each that has some, and writes."""
     points = [Point(stage, -1, "the beginning") for stage in stages]
     for stage in stages:
         own = [index for index, (where, _) in enumerate(events) if where == stage]
-        wanted = 6 if stage == "report" else 3
-        picked = {own[round(step * (len(own) - 1) / (wanted - 1))] for step in range(wanted)} if own else set()
-        points += [Point(stage, index, events[index][1]) for index in sorted(picked)]
-    for ending in ("manifest.json", "/files/model.safetensors", "/config.json", ".png", "report.json", "README.md"):
-        found = [index for index, (_, what) in enumerate(events) if what.startswith("open") and ending in what]
-        points += [Point(*_at(events, index), limit=64) for index in {found[0], found[-1]}]
+        share = (0.25, 0.5, 0.75, 1) if stage == "report" else (0.5, 1) if stage.startswith("step") else (0.5,)
+        points += [
+            _point(events, index) for index in sorted({own[int(part * (len(own) - 1))] for part in share if own})
+        ]
+    for ending in ("manifest.json", "/files/model.safetensors", "/config.json", "before_after.png", "report.json"):
+        first = next(index for index, (_, what) in enumerate(events) if what.startswith("open") and ending in what)
+        points.append(_point(events, first, 64))
     # native code opens its files unseen: it is caught by the size of what it writes
-    starts = [index for index, (_, what) in enumerate(events) if what.startswith("os.mkdir") and ".partial/" in what]
-    return points + [Point(*_at(events, index), limit=100_000) for index in starts[:2]]
+    step = next(index for index, (_, what) in enumerate(events) if what.endswith(".partial/step-1"))
+    return [*points, _point(events, step, 100_000)]
 
 
-def _at(events: list[tuple[str, str]], index: int) -> tuple[str, int, str]:
-    return events[index][0], index, events[index][1]
+def _point(events: list[tuple[str, str]], index: int, limit: int | None = None) -> Point:
+    stage, what = events[index]
+    return Point(stage, index, what, limit)
 
 
 def killed_and_finished(recipe: Path, old: Path, folder: Path, point: Point) -> None:
     """Kill one run at the point, look at what it left, and run it once more."""
     shutil.copytree(old, folder / "out")
     status = forked(lambda: run(recipe, folder, point))
-    left = digest(folder / "out")
+    left = contents(folder / "out")
     finished = forked(lambda: run(recipe, folder, None))
     rows = {**asdict(point), "status": status, "left": left, "finished": finished}
     (folder / "point.json").write_text(json.dumps(rows), encoding="utf-8")
@@ -163,7 +164,6 @@ def main(recipe: Path, old: Path, folder: Path) -> None:
     for number, point in enumerate(points):
         if len(running) == _AT_ONCE:
             running.discard(os.wait()[0])
-        print(number, time.time())
         child = os.fork()
         if child == 0:
             killed_and_finished(recipe, old, folder / str(number), point)
@@ -172,8 +172,7 @@ def main(recipe: Path, old: Path, folder: Path) -> None:
     while running:
         running.discard(os.wait()[0])
     rows = [json.loads((folder / str(number) / "point.json").read_text()) for number in range(len(points))]
-    result = {"old": digest(old), "reference": digest(reference / "out"), "points": rows}
-    (folder / "points.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+    (folder / "points.json").write_text(json.dumps(rows, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":
