@@ -71,18 +71,23 @@ def staging(folder: Path) -> Iterator[Path]:
 
 def _put(artifact: Path, folder: Path, replaced: Path) -> None:
     """Make a complete artifact `folder`; what `folder` was before goes to `replaced`, or where the artifact was."""
-    if folder.exists():
-        if exchange(artifact, folder):
-            return
-        move(folder, replaced)
-    move(artifact, folder)
+    if not folder.exists():
+        move(artifact, folder)
+    elif not exchange(artifact, folder):
+        try:
+            move(folder, replaced)
+            move(artifact, folder)
+        finally:
+            if not folder.exists():
+                replaced.rename(folder)
 
 
 def _recover(folder: Path, scratch: Path) -> None:
     """Finish what a killed run began, and remove the rest of it; its lock is ours by now."""
-    if (scratch / _REPLACED).exists() and not folder.exists():
-        # it was moved away once the artifact was complete
-        move(scratch / "artifact", folder)
+    artifact = scratch / "artifact"
+    if (scratch / _REPLACED).exists() and artifact.exists() and not folder.exists():
+        # the old one was moved away once the artifact was complete
+        move(artifact, folder)
     remove(scratch)
 
 

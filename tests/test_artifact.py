@@ -80,6 +80,15 @@ def test_artifact_is_replaced(pruned: Ran, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_artifact_that_is_not_there(pruned: Ran, tmp_path: Path) -> None:
+    """Where the new artifact cannot take the place of the old one, the old one is there again."""
+    folder = shutil.copytree(pruned.folder, tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match=r"artifact"), staging(folder):
+        pass
+    assert Report.load(folder) == Report.load(pruned.folder)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_kill_between_two_renames(pruned: Ran, tmp_path: Path) -> None:
     """Where names cannot be swapped at once, a run that was killed between its two renames is finished by the next."""
     scratch = tmp_path / ".out.partial"

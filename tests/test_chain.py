@@ -187,9 +187,9 @@ def test_room_is_looked_for_before_a_step(recipe: Callable[..., Changed], own_ca
     config = json.loads((vast / "config.json").read_text(encoding="utf-8"))
     config["text_config"]["intermediate_size"] = 10**11
     (vast / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    values = recipe(model={"id": str(vast)}, data={}, evaluate=[])
+    values = recipe(model={"id": str(vast)}, data={}, evaluate=[], steps=[{"use": "cast", "dtype": "float16"}])
 
-    match = r"too little room on the disk of .* to take step 1, prune: it takes about .*TB, and .*B are free; free some"
+    match = r"too little room on the disk of .* to take step 1, cast: it takes about .*TB, and .*B are free; free some"
     with pytest.raises(SpaceError, match=match):
         hfcompress.run(values, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
