@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfcompress.card import render_card
+from hfcompress.durable import exchange, move, remove, sync_tree
 from hfcompress.errors import CheckpointError, OutputError
+from hfcompress.locks import held
 from hfcompress.plots import draw_pictures
 from hfcompress.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["check_output", "describe", "name_repository", "staging"]
 
 RECIPE_NAME = "recipe.yaml"
 CARD_NAME = "README.md"
+_REPLACED = "replaced"
 
 
 def check_output(folder: Path) -> None:
@@ -42,17 +44,51 @@ def check_output(folder: Path) -> None:
 def staging(folder: Path) -> Iterator[Path]:
     """Give a scratch folder beside `folder`; its `artifact` becomes `folder` when the block ends without an error.
 
+    At any moment, `folder` is what it was before or all of the new artifact. Where the file system cannot swap two
+    names at once, a kill between two renames leaves both in the scratch folder, and the next run brings the new one to
+    its place. What a killed run has left of the scratch folder goes at the same time.
+
     Raises:
         OutputError: `folder` is not ours to replace.
+        BusyError: Another run writes it.
     """
+    folder = folder.absolute()
     check_output(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
-        scratch = Path(name)
-        yield scratch
-        if folder.exists():
-            folder.rename(scratch / "replaced")
-        (scratch / "artifact").rename(folder)
+    scratch = folder.parent / f".{folder.name}.partial"
+    with held(folder.parent / f".{folder.name}.lock", f"the output folder {folder}"):
+        _recover(folder, scratch)
+        check_output(folder)
+        scratch.mkdir()
+        try:
+            yield scratch
+            artifact = scratch / "artifact"
+            sync_tree(artifact)
+            _put(artifact, folder, scratch / _REPLACED)
+        finally:
+            remove(scratch)
+
+
+def _put(artifact: Path, folder: Path, replaced: Path) -> None:
+    """Make a complete artifact `folder`; what `folder` was before goes to `replaced`, or where the artifact was."""
+    if not folder.exists():
+        move(artifact, folder)
+    elif not exchange(artifact, folder):
+        try:
+            move(folder, replaced)
+            move(artifact, folder)
+        finally:
+            if not folder.exists():
+                replaced.rename(folder)
+
+
+def _recover(folder: Path, scratch: Path) -> None:
+    """Finish what a killed run began, and remove the rest of it; its lock is ours by now."""
+    artifact = scratch / "artifact"
+    if (scratch / _REPLACED).exists() and artifact.exists() and not folder.exists():
+        # the old one was moved away once the artifact was complete
+        move(artifact, folder)
+    remove(scratch)
 
 
 def describe(report: Report, folder: Path) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from hfcompress.cache_commands import cache_app
 from hfcompress.errors import CheckpointError, GateError, HfcompressError, NotOnHubError, PushError, UsageError
 from hfcompress.processes import launched, led, lone_launch
 
@@ -41,6 +42,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cache_app, name="cache")
 _stderr = Console(stderr=True)
 _INTERRUPTED = 130
 _LONE_LAUNCH = (
@@ -81,6 +83,7 @@ def run(
     ] = None,
     overrides: _Overrides = None,
     push: Annotated[bool, typer.Option(help="Follow the recipe's push block.")] = True,  # noqa: FBT002 - typer's form
+    cache: Annotated[bool, typer.Option(help="Use results of earlier runs, and keep this one's.")] = True,  # noqa: FBT002
     as_json: _AsJson = False,  # noqa: FBT002
 ) -> None:
     """Compress a model as a recipe says, measure what was kept, and push it if the recipe says so."""
@@ -95,7 +98,7 @@ def run(
     failure: PushError | None = None
     try:
         with _progress() as progress:
-            report = pipeline.run(loaded, output=folder, push=push, progress=progress)
+            report = pipeline.run(loaded, output=folder, push=push, cache=cache, progress=progress)
     except PushError as error:
         failure = error
         report = Report.load(folder)
@@ -140,6 +143,7 @@ def plan(recipe: _RecipePath, overrides: _Overrides = None, as_json: _AsJson = F
     _quiet()
     from hfcompress import pipeline
     from hfcompress.display import plan_table
+    from hfcompress.needs import memory_warning
 
     the_plan = pipeline.plan(loaded)
     if as_json:
@@ -152,11 +156,12 @@ def plan(recipe: _RecipePath, overrides: _Overrides = None, as_json: _AsJson = F
             }
             for forecast in the_plan.forecasts
         ]
-        typer.echo(
-            json.dumps({"source": the_plan.source.id, "revision": the_plan.source.revision, "steps": rows}, indent=2)
-        )
+        source = {"source": the_plan.source.id, "revision": the_plan.source.revision}
+        typer.echo(json.dumps({**source, "memory_bytes": the_plan.memory_bytes, "steps": rows}, indent=2))
     else:
         Console().print(plan_table(the_plan))
+    if (warning := memory_warning(the_plan.memory_bytes)) is not None:
+        _tell(warning)
 
 
 @app.command()

@@ -234,6 +234,8 @@ def plan_table(plan: Plan) -> Table:
             f"{forecast.parameters:,}",
             f"{forecast.size_bytes / _MEGA:.1f} MB",
         )
+    table.caption = f"memory at the peak of the run, estimated: {format_value(plan.memory_bytes, 'bytes')}"
+    table.caption_justify = "left"
     return table
 
 

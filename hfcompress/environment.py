@@ -5,8 +5,12 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["environment_record", "parse_cpuinfo"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["environment_record", "instruction_sets", "parse_cpuinfo", "versions"]
 
 DISTRIBUTIONS = (
     "hfcompress",
@@ -69,15 +73,30 @@ def environment_record(threads: int) -> dict[str, str | int]:
         `instruction_sets` (those for 8-bit and bfloat16 arithmetic, separated by spaces; empty where the system does
         not tell) and `threads`. Host and user names are not part of it.
     """
-    record: dict[str, str | int] = {name: found for name in DISTRIBUTIONS if (found := _version(name)) is not None}
-    cpuinfo = Path("/proc/cpuinfo")
-    model, flags = parse_cpuinfo(cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else "")
+    record: dict[str, str | int] = {**versions(DISTRIBUTIONS)}
+    model, _ = _processor()
     record["python"] = platform.python_version()
     record["platform"] = f"{platform.system()} {platform.machine()}"
     record["cpu"] = model or platform.processor() or platform.machine()
-    record["instruction_sets"] = " ".join(name for name in INSTRUCTION_SETS if name in flags)
+    record["instruction_sets"] = instruction_sets()
     record["threads"] = threads
     return record
+
+
+def versions(distributions: Iterable[str]) -> dict[str, str]:
+    """Return the version of each distribution that is installed."""
+    return {name: found for name in distributions if (found := _version(name)) is not None}
+
+
+def instruction_sets() -> str:
+    """Return the processor's `INSTRUCTION_SETS`, separated by spaces; empty where the system does not tell."""
+    _, flags = _processor()
+    return " ".join(name for name in INSTRUCTION_SETS if name in flags)
+
+
+def _processor() -> tuple[str, frozenset[str]]:
+    cpuinfo = Path("/proc/cpuinfo")
+    return parse_cpuinfo(cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else "")
 
 
 def _version(distribution: str) -> str | None:

@@ -14,6 +14,10 @@
     │   ├── PruningError           a tower or an axis cannot be pruned as asked
     │   ├── ProofError             a result is not what it must be, so it is thrown away
     │   ├── QuantizationError      an export or a quantization cannot be made
+    │   ├── BusyError              another run holds the output folder or a cached result
+    │   ├── CacheError             a result cannot be kept in the cache
+    │   │   └── CorruptEntryError  a cached result is not what was written
+    │   ├── SpaceError             a disk is full, or would be
     │   └── HubError               the Hub refused or could not be reached
     │       ├── NotOnHubError      no such repository or revision, or not for this token
     │       └── PushError          an artifact is ready and could not be pushed
@@ -29,7 +33,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "BusyError",
+    "CacheError",
     "CheckpointError",
+    "CorruptEntryError",
     "DataError",
     "GateError",
     "HfcompressError",
@@ -44,6 +51,7 @@ __all__ = [
     "QuantizationError",
     "RecipeError",
     "RunError",
+    "SpaceError",
     "UnknownNameError",
     "UsageError",
 ]
@@ -136,6 +144,27 @@ class ProofError(RunError):
 
 class QuantizationError(RunError):
     """An export or a quantization cannot be made."""
+
+
+class BusyError(RunError):
+    """Another run holds what this one would write; `pid` is the number of its process, where that is known."""
+
+    def __init__(self, what: str, pid: int | None) -> None:
+        self.pid = pid
+        who = "another process" if pid is None else f"another run (process {pid})"
+        super().__init__(f"{what} is in use by {who}; wait for it to end, or stop it")
+
+
+class CacheError(RunError):
+    """A result cannot be kept in the cache, or read from it."""
+
+
+class CorruptEntryError(CacheError):
+    """A cached result is not what was written; the text says in what it differs."""
+
+
+class SpaceError(RunError):
+    """A disk is full, or would be if the run went on."""
 
 
 class HubError(RunError):

@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitOperationAdd, HfApi, RepoCard, snapshot_download
@@ -33,6 +33,7 @@ __all__ = [
     "content_revision",
     "download_all",
     "download_weights",
+    "missing_bytes",
     "push_folder",
     "resolve_dataset",
     "resolve_model",
@@ -158,6 +159,24 @@ def download_weights(source: Source) -> Path:
         )
         raise CheckpointError(msg)
     return source.path
+
+
+def missing_bytes(source: Source) -> int:
+    """Return how many bytes of a source's weights are still to be downloaded.
+
+    Raises:
+        HubError: The Hub refused or could not be reached.
+    """
+    if not source.on_hub:
+        return 0
+    with _explained(f"model {source.id}", source.revision):
+        files = HfApi().model_info(source.id, revision=source.revision, files_metadata=True).siblings or []
+    return sum(
+        file.size or 0
+        for file in files
+        if any(PurePosixPath(file.rfilename).match(pattern) for pattern in _WEIGHTS)
+        and not (source.path / file.rfilename).exists()
+    )
 
 
 def download_all(source: Source) -> Path:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
+from hfcompress.contracts import Progress
 from hfcompress.errors import DataError, RecipeError
 from hfcompress.processes import together
 from hfcompress.report import ArtifactRecord, DataRecord, SourceRecord
 from hfcompress.runtimes import runtime_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from transformers import PretrainedConfig
 
-    from hfcompress.contracts import Checkpoint, Forecast, Measurement, Progress, Rows, Task
+    from hfcompress.contracts import Checkpoint, Forecast, Measurement, Model, Rows, Task
     from hfcompress.hub import Source
+    from hfcompress.ingredients import Ingredients
     from hfcompress.recipe import Recipe
+    from hfcompress.reuse import Reuse
 
 __all__ = ["Evaluation", "artifact_record", "data_records", "source_record"]
 
@@ -24,10 +28,11 @@ __all__ = ["Evaluation", "artifact_record", "data_records", "source_record"]
 class Evaluation:
     """The evaluations of a recipe: the source once, then whatever is compared with it, on the same rows."""
 
-    def __init__(self, recipe: Recipe, rows: Mapping[str, Rows], progress: Progress) -> None:
+    def __init__(self, recipe: Recipe, rows: Mapping[str, Rows], ingredients: Ingredients, reuse: Reuse) -> None:
         self._tasks: list[tuple[Task, Rows]] = [(spec.build(), rows[spec.options.data]) for spec in recipe.evaluate]
         self._recipe = recipe
-        self._progress = progress
+        self._ingredients = ingredients
+        self._reuse = reuse
         self._baseline: list[Any] = []
 
     def take_source(self, source: Checkpoint) -> None:
@@ -36,43 +41,56 @@ class Evaluation:
         Raises:
             RecipeError: The rows of an evaluation are not what its task needs.
         """
-        self._baseline = self._predict(source)
+        self._baseline = self._predict(source, self._ingredients.source)
 
-    def compare_with(self, artifact: Checkpoint) -> list[Measurement]:
-        """Load the artifact from disk, run it over the same rows, and measure both."""
-        predictions = self._predict(artifact, self._baseline)
+    def compare_with(self, artifact: Checkpoint, key: str) -> list[Measurement]:
+        """Load the artifact from disk, run it over the same rows, and measure both.
+
+        Args:
+            artifact: The result.
+            key: The hash of everything that went into it.
+        """
+        predictions = self._predict(artifact, key, self._baseline)
         return [
             measurement
             for (task, rows), before, after in zip(self._tasks, self._baseline, predictions, strict=True)
             for measurement in task.compare(before, after, rows)
         ]
 
-    def _predict(self, checkpoint: Checkpoint, leaders: list[Any] | None = None) -> list[Any]:
-        if not self._tasks:
-            return []
-        return together(_predictions, self._progress, self._recipe, self._tasks, checkpoint, leaders)
+    def _predict(self, checkpoint: Checkpoint, key: str, leaders: list[Any] | None = None) -> list[Any]:
+        """Return what a checkpoint predicts; it is loaded only if not all of it comes from the cache."""
+
+        def predict(index: int, progress: Progress) -> Any:  # noqa: ANN401 - the task's own dataclass
+            task, rows = self._tasks[index]
+            return together(_prediction, progress, task, rows, checkpoint, None if leaders is None else leaders[index])
+
+        predictions = []
+        for index, spec in enumerate(self._recipe.evaluate):
+            try:
+                source = None if leaders is None else self._ingredients.predictions(self._ingredients.source, spec)
+                name = self._ingredients.predictions(key, spec, source)
+                task, _ = self._tasks[index]
+                predictions.append(self._reuse.predictions(name, spec.task, task, partial(predict, index)))
+            except DataError as error:
+                raise RecipeError([self._recipe.problem(("evaluate", index), str(error))]) from error
+        together(_forget_model, Progress())
+        return predictions
 
 
-def _predictions(
-    progress: Progress,
-    recipe: Recipe,
-    tasks: Sequence[tuple[Task, Rows]],
-    checkpoint: Checkpoint,
-    leaders: Sequence[Any] | None,
-) -> list[Any]:
-    """Return what each task makes of a checkpoint, given what it made of the source, where it is another one."""
-    model = runtime_of(checkpoint.format).load(checkpoint.path)
-    predictions = []
-    for index, (task, rows) in enumerate(tasks):
-        try:
-            predictions.append(
-                task.predict(model, rows, progress)
-                if leaders is None
-                else task.follow(model, rows, leaders[index], progress)
-            )
-        except DataError as error:
-            raise RecipeError([recipe.problem(("evaluate", index), str(error))]) from error
-    return predictions
+def _prediction(progress: Progress, task: Task, rows: Rows, checkpoint: Checkpoint, leader: Any) -> Any:  # noqa: ANN401 - the task's own dataclass
+    """Return what a task makes of a checkpoint, given what it made of the source, where it is another one."""
+    model = _model(checkpoint)
+    return task.predict(model, rows, progress) if leader is None else task.follow(model, rows, leader, progress)
+
+
+@lru_cache(maxsize=1)
+def _model(checkpoint: Checkpoint) -> Model:
+    return runtime_of(checkpoint.format).load(checkpoint.path)
+
+
+def _forget_model(_: Progress) -> None:
+    """Let the memory of the model go, in each process."""
+    _model.cache_clear()
 
 
 def source_record(source: Source, forecast: Forecast) -> SourceRecord:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from hfcompress.contracts import Rows
 
-__all__ = ["shared_rows"]
+__all__ = ["content_digests", "shared_rows"]
 
 _MEDIA = ("image", "audio")
 _AT_ONCE = 256
@@ -40,8 +40,8 @@ def shared_rows(rows: Rows, others: Rows) -> list[int]:
     column = _column_in_common(rows, others)
     if column is None:
         return []
-    known = set(_digests(others, column))
-    return [row for row, digest in enumerate(_digests(rows, column)) if digest in known]
+    known = set(content_digests(others, column))
+    return [row for row, digest in enumerate(content_digests(rows, column)) if digest in known]
 
 
 def _column_in_common(rows: Rows, others: Rows) -> str | None:
@@ -52,8 +52,12 @@ def _column_in_common(rows: Rows, others: Rows) -> str | None:
     return "text" if "text" in mine & theirs and not (mine | theirs) & set(_MEDIA) else None
 
 
-def _digests(rows: Rows, column: str) -> Iterator[bytes]:
-    """Yield the digest of each row's value as it is stored, without decoding it."""
+def content_digests(rows: Rows, column: str) -> Iterator[bytes]:
+    """Yield the SHA-256 of each row's value as it is stored, without decoding it: of the file, where it is one.
+
+    Raises:
+        DataError: A file that a row names cannot be read.
+    """
     stored = rows.dataset.select_columns([column]).with_format("arrow")
     for table in stored.iter(batch_size=_AT_ONCE):
         for value in table[column]:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.artifact import check_output, describe, staging
-from hfcompress.contracts import Checkpoint, Forecast, Progress, StepContext, StepRecord
+from hfcompress.cache import Cache, cache_home
+from hfcompress.chain import Chain
+from hfcompress.contracts import Checkpoint, Forecast, Progress
 from hfcompress.costs import cost_measurements
 from hfcompress.data import load_rows
 from hfcompress.errors import CheckpointError, DataError, HfcompressError, MissingExtraError, NotOnHubError, RecipeError
 from hfcompress.extras import require_extra
 from hfcompress.gates import check_gates
-from hfcompress.hub import Pushed, Source, download_weights, push_folder, resolve_model
+from hfcompress.hub import Pushed, Source, download_weights, missing_bytes, push_folder, resolve_model
+from hfcompress.ingredients import Ingredients
 from hfcompress.licenses import license_warning
 from hfcompress.measure import Evaluation, artifact_record, data_records, source_record
+from hfcompress.needs import benchmark_bytes, memory_bytes, memory_warning
 from hfcompress.overlap import shared_rows
 from hfcompress.processes import led_by_main
 from hfcompress.recipe import Recipe, load_recipe
 from hfcompress.registry import TASKS
 from hfcompress.report import CardRecord, RecipeRecord, Report
+from hfcompress.reuse import Reuse
+from hfcompress.space import SpaceExplained, require_space
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -45,6 +50,11 @@ class Plan:
 
     source: Source
     forecasts: tuple[Forecast, ...]
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the run is estimated to need of the machine's memory at its peak."""
+        return memory_bytes(self.forecasts)
 
 
 def plan(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()) -> Plan:
@@ -94,12 +104,14 @@ def default_output(recipe: Recipe) -> Path:
 
 
 @led_by_main
+@SpaceExplained()
 def run(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
     overrides: Sequence[str] = (),
     output: str | Path | None = None,
     push: bool = True,
+    cache: bool = True,
     progress: Progress | None = None,
 ) -> Report:
     """Compress a model as a recipe says, measure what was gained and lost, and leave an artifact.
@@ -109,6 +121,7 @@ def run(
         overrides: Each `a.b.0.c=value`, applied to the recipe.
         output: The artifact's folder; by default `out/` and the recipe's name.
         push: Whether a `push` block of the recipe is followed.
+        cache: Whether results of earlier runs are used, and those of this one kept for later ones.
         progress: Hears how far the run is.
 
     Returns:
@@ -138,24 +151,34 @@ def run(
         if warning is not None:
             progress.note(f"push to {recipe.push.repo}: {warning}")
 
+    memory = memory_warning(the_plan.memory_bytes)
+    if memory is not None:
+        progress.note(memory)
+
     progress.stage("load")
     rows = _load_data(recipe)
     _refuse_seen_rows(recipe, rows)
     with _placed(recipe, ("model",), "id"):
+        room = {the_plan.source.path: missing_bytes(the_plan.source)}
+        require_space(room, f"download the weights of {the_plan.source.id}")
         source = Checkpoint(download_weights(the_plan.source), "transformers")
 
+    ingredients = Ingredients(the_plan.source, recipe.model, rows)
+    reuse = Reuse(Cache(cache_home()) if cache else None, the_plan.source.id, progress)
     with staging(folder) as scratch:
         progress.stage("evaluate the source")
-        evaluation = Evaluation(recipe, rows, progress)
+        evaluation = Evaluation(recipe, rows, ingredients, reuse)
         evaluation.take_source(source)
 
-        artifact, records, last_weights = _apply_steps(recipe, source, rows, scratch, progress)
+        taken = Chain(recipe, the_plan.forecasts, rows, ingredients, reuse, progress).take(source, scratch)
+        artifact = taken.artifact
 
         progress.stage("evaluate the result")
-        quality = evaluation.compare_with(artifact)
+        quality = evaluation.compare_with(artifact, taken.key)
 
         progress.stage("benchmark")
-        costs = cost_measurements(recipe.benchmark, source, artifact, last_weights, scratch / "float32", progress)
+        require_space({scratch: benchmark_bytes(the_plan.forecasts)}, "benchmark the source in the artifact's runtime")
+        costs = cost_measurements(recipe.benchmark, source, artifact, taken.weights, scratch / "float32", progress)
 
         progress.stage("report")
         measurements = (*costs.measurements, *quality)
@@ -165,7 +188,7 @@ def run(
         report = Report(
             source=source_record(the_plan.source, the_plan.forecasts[0]),
             recipe=RecipeRecord.of(recipe.text),
-            steps=records,
+            steps=taken.records,
             measurements=measurements,
             gates=gates,
             artifact=artifact_record(recipe, artifact, recipe.push.repo if pushing and recipe.push else None),
@@ -197,7 +220,8 @@ def _load_data(recipe: Recipe) -> dict[str, Rows]:
     problems: list[Problem] = []
     for name, reference in recipe.data.items():
         try:
-            with _placed(recipe, ("data", name), "dataset"):
+            # here, because the mistakes that are gathered do not tell what led to them
+            with SpaceExplained(), _placed(recipe, ("data", name), "dataset"):
                 rows[name] = load_rows(reference, needed[name])
         except RecipeError as error:
             problems += error.problems
@@ -229,35 +253,6 @@ def _refuse_seen_rows(recipe: Recipe, rows: Mapping[str, Rows]) -> None:
                 problems.append(recipe.problem(("evaluate", index, "data"), message))
     if problems:
         raise RecipeError(problems)
-
-
-def _apply_steps(
-    recipe: Recipe, source: Checkpoint, rows: Mapping[str, Rows], scratch: Path, progress: Progress
-) -> tuple[Checkpoint, tuple[StepRecord, ...], Path]:
-    """Take the checkpoint through the steps.
-
-    Returns:
-        The last checkpoint, which lies in `scratch/artifact`; the record of each step; the last folder with weights in
-        safetensors.
-    """
-    checkpoint, weights, records = source, source.path, []
-    for index, spec in enumerate(recipe.steps):
-        progress.stage(f"step {index + 1}/{len(recipe.steps)}: {spec.use}")
-        step = spec.build()
-        last = index + 1 == len(recipe.steps)
-        folder = scratch / ("artifact" if last else f"step-{index + 1}")
-        folder.mkdir()
-        name = getattr(spec.options, "calibration", None)
-        context = StepContext(rows[name] if name else None, recipe.seed, progress)
-        start = time.perf_counter()
-        try:
-            detail = step.apply(checkpoint, folder, context)
-        except DataError as error:
-            raise (_at(recipe, ("data", name), error) if name else error) from error
-        records.append(StepRecord(spec.use, round(time.perf_counter() - start, 3), cached=False, detail=detail))
-        checkpoint = Checkpoint(folder, step.produces)
-        weights = folder if step.produces == "transformers" else weights
-    return checkpoint, tuple(records), weights
 
 
 def _push(recipe: Recipe, folder: Path) -> Pushed:

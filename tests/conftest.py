@@ -36,7 +36,8 @@ Python: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
 Write: TypeAlias = Callable[..., Path]
 
 
-def _importable(module: str) -> bool:
+def importable(module: str) -> bool:
+    """Return whether a module is installed."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
@@ -52,7 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Skip, with the reason, what needs an extra that is not installed."""
     missing = {
-        extra: f"the extra {extra!r} is not installed" for extra, module in EXTRAS.items() if not _importable(module)
+        extra: f"the extra {extra!r} is not installed" for extra, module in EXTRAS.items() if not importable(module)
     }
     if version("transformers").startswith("4."):
         missing.setdefault("torchao", "version 4 of transformers reads no weights of torchao from safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,7 @@ from huggingface_hub import constants
 
 import hfcompress
 from hfcompress.errors import CheckpointError, HubError, NotOnHubError, RecipeError
-from hfcompress.hub import content_revision, download_weights, resolve_dataset, resolve_model
+from hfcompress.hub import content_revision, download_weights, missing_bytes, resolve_dataset, resolve_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +72,15 @@ def test_safetensors_in_a_pull_request(
             CheckpointError, match=r"nothing but safetensors: .+ name it with `revision: refs/pr/\.\.\.`"
         ):
             download_weights(source)
+
+
+def test_bytes_to_download(online: LoopbackHub, clip: Path, tmp_path: Path) -> None:
+    """What is still to be downloaded is told before: the weights' size, nothing once they are there, or of a folder."""
+    source = resolve_model("acme/clip", online.commits("acme/clip")[0].oid)
+    assert missing_bytes(resolve_model(str(clip), "main")) == 0
+    assert missing_bytes(replace(source, path=tmp_path)) == (clip / "model.safetensors").stat().st_size
+    download_weights(source)
+    assert missing_bytes(source) == 0
 
 
 def test_folder_has_a_fingerprint(tmp_path: Path) -> None:
