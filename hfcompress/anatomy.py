@@ -146,11 +146,15 @@ def stored_dtype(path: Path) -> torch.dtype:
 
 
 def copy_processor(source: Path, output: Path) -> None:
-    """Copy the processor's files as they are: everything small that is neither weights, configuration nor card."""
+    """Copy the processor's files as they are: everything small that is neither of weights, configuration nor card.
+
+    A report of the source would speak of other files, and an index of its shards name files that are not there.
+    """
     for file in source.iterdir():
         if (
             file.is_file()
             and file.suffix in {".json", ".txt", ".model", ".jinja"}
+            and not file.name.endswith((".index.json", "report.json"))
             and not (output / file.name).exists()
         ):
             shutil.copyfile(file, output / file.name)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfcompress.artifact import check_output, describe, staging
+from hfcompress.checksums import verify_folder, write_manifest
 from hfcompress.contracts import Checkpoint, Forecast, Progress, StepContext, StepRecord
 from hfcompress.data import load_rows
 from hfcompress.errors import CheckpointError, DataError, HfcompressError, MissingExtraError, NotOnHubError, RecipeError
@@ -137,6 +138,8 @@ def run(
     _refuse_seen_rows(recipe, rows)
     with _placed(recipe, ("model",), "id"):
         source = Checkpoint(download_weights(the_plan.source), "transformers")
+        if not the_plan.source.on_hub:
+            verify_folder(source.path)
 
     with staging(folder) as scratch:
         progress.stage("evaluate the source")
@@ -167,6 +170,7 @@ def run(
             towers=costs.towers,
             card=CardRecord(recipe.card.text, recipe.card.tags),
         )
+        write_manifest(artifact.path)
         describe(report, artifact.path)
 
     if pushing and recipe.push is not None:
