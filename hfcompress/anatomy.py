@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
@@ -52,8 +53,9 @@ _REFUSALS = (
     ArithmeticError,
     AssertionError,
     ImportError,
+    StrictDataclassError,
 )
-"""What model classes raise on a configuration that they cannot be built from."""
+"""What transformers raises on a configuration or on weights that nothing can be built from."""
 
 
 _STORED = {"F16": torch.float16, "BF16": torch.bfloat16}
@@ -87,8 +89,8 @@ def load_config(path: Path) -> PretrainedConfig:
         msg = f"{path} holds no config.json, so it is not a checkpoint; give a folder that `save_pretrained` wrote"
         raise CheckpointError(msg)
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, *_REFUSALS) as error:
         msg = f"transformers cannot read {path / 'config.json'}: {error}"
         raise CheckpointError(msg) from error
     return config
@@ -109,7 +111,7 @@ def load_model(path: Path, dtype: torch.dtype | Literal["auto"] = torch.float32)
         model, loading = model_class(config).from_pretrained(
             path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, SafetensorError, *_REFUSALS) as error:
         msg = f"the weights in {path} cannot be loaded: {error}"
         raise CheckpointError(msg) from error
     if wrong := [*loading["missing_keys"], *loading["mismatched_keys"]]:
@@ -166,8 +168,8 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     Raises:
         CheckpointError: It names none, or one that this version of transformers does not have.
     """
-    names = config.architectures or []
-    if not names:
+    names = config.architectures
+    if not (isinstance(names, list) and names and isinstance(names[0], str)):
         msg = f"the config.json of this {config.model_type!r} model names no class in `architectures`; add it"
         raise CheckpointError(msg)
     found = getattr(transformers, names[0], None)

@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 _PIL_ONLY = {"use_fast": False} if transformers.__version__.startswith("4.") else {}
 """Version 5 of transformers chooses by what is installed, and warns of the argument."""
 
+_REFUSALS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What transformers raises on files of a processor that it cannot read."""
+
 _SHORT_TEXT = 128
 """Tokens to which texts are padded at most."""
 
@@ -44,8 +57,10 @@ def load_processor(path: Path) -> ProcessorMixin:
         CheckpointError: The folder has no processor files that transformers can read.
     """
     try:
-        processor: ProcessorMixin = AutoProcessor.from_pretrained(path, **_PIL_ONLY)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        processor: ProcessorMixin = AutoProcessor.from_pretrained(path, trust_remote_code=False, **_PIL_ONLY)
+    except Exception as error:
+        if type(error) is not Exception and not isinstance(error, _REFUSALS):  # tokenizers raises `Exception` itself
+            raise
         msg = f"no processor can be loaded from {path}: {error}"
         raise CheckpointError(msg) from error
     return processor

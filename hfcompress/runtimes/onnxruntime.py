@@ -162,6 +162,6 @@ def _load(stock: type[ORTModel], path: Path, threads: int | None, **files: str) 
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return stock.from_pretrained(path, provider="CPUExecutionProvider", session_options=options, **files)
-    except RUNTIME_ERRORS as error:
+    except (*RUNTIME_ERRORS, ArithmeticError, AttributeError, LookupError, TypeError) as error:
         msg = f"{stock.__name__} cannot load {path}: {error}"
         raise CheckpointError(msg) from error
