@@ -21,6 +21,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from hfcompress.errors import CheckpointError
 from hfcompress.narrowing import narrow, record_in
 from hfcompress.registry import did_you_mean
+from hfcompress.shards import check_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -107,6 +108,7 @@ def load_model(path: Path, dtype: torch.dtype | Literal["auto"] = torch.float32)
         CheckpointError: The weights are missing, are not safetensors, or do not fit the configuration.
     """
     config = load_config(path)
+    check_shards(path)
     try:
         model, loading = model_class(config).from_pretrained(
             path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfcompress.card import render_card
+from hfcompress.checksums import verify_folder
 from hfcompress.errors import CheckpointError, OutputError
 from hfcompress.plots import draw_pictures
 from hfcompress.report import Report
@@ -69,8 +70,25 @@ def name_repository(folder: Path, repo: str) -> None:
     """Write the repository that an artifact is pushed to into its report and card, where it is not there yet.
 
     Raises:
-        CheckpointError: The folder is not an artifact of hfcompress.
+        CheckpointError: The folder is not an artifact of hfcompress, holds links, or a file of it has changed.
     """
     report = Report.load(folder)
+    _refuse_links(folder)
+    verify_folder(folder)
     if report.artifact.repo != repo:
         describe(replace(report, artifact=replace(report.artifact, repo=repo)), folder)
+
+
+def _refuse_links(folder: Path) -> None:
+    """Make sure that what is written and pushed lies in the folder itself.
+
+    Raises:
+        CheckpointError: A file or folder in it is a symbolic link.
+    """
+    for file in sorted(folder.rglob("*")):
+        if file.is_symlink():
+            msg = (
+                f"{file} is a symbolic link, and what it leads to would be changed or published; expected plain files "
+                f"alone: make a copy of the artifact with `cp -rL`"
+            )
+            raise CheckpointError(msg)

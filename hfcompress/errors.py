@@ -25,6 +25,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from hfcompress.redaction import redacted
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -50,9 +52,13 @@ __all__ = [
 
 
 class HfcompressError(Exception):
-    """Base of every error that hfcompress raises on purpose; its text is written for the user."""
+    """Base of every error that hfcompress raises on purpose; its text is written for the user and holds no token."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the text, without the access tokens that were quoted in it."""
+        return redacted(super().__str__())
 
 
 class UsageError(HfcompressError):
