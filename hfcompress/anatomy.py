@@ -7,6 +7,7 @@ of its parts are found by building the model on the meta device, where tensors h
 from __future__ import annotations
 
 import copy
+import json
 import math
 import shutil
 from dataclasses import dataclass
@@ -90,6 +91,9 @@ def load_config(path: Path) -> PretrainedConfig:
         msg = f"{path} holds no config.json, so it is not a checkpoint; give a folder that `save_pretrained` wrote"
         raise CheckpointError(msg)
     try:
+        if not isinstance(json.loads((path / "config.json").read_bytes()), dict):
+            msg = f"{path / 'config.json'}: expected a JSON object with the key model_type; fetch the checkpoint again"
+            raise CheckpointError(msg)
         config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, *_REFUSALS) as error:
         msg = f"transformers cannot read {path / 'config.json'}: {error}"
@@ -114,10 +118,13 @@ def load_model(path: Path, dtype: torch.dtype | Literal["auto"] = torch.float32)
             path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
     except (OSError, SafetensorError, *_REFUSALS) as error:
-        msg = f"the weights in {path} cannot be loaded: {error}"
+        msg = f"the weights in {path} cannot be loaded: {error}; fetch or save the checkpoint again"
         raise CheckpointError(msg) from error
     if wrong := [*loading["missing_keys"], *loading["mismatched_keys"]]:
-        msg = f"the weights in {path} are incomplete: {len(wrong)} tensors are missing or misshapen, {wrong[0]} first"
+        msg = (
+            f"the weights in {path} are incomplete: {len(wrong)} tensors are missing or misshapen, {wrong[0]} first; "
+            "fetch or save the checkpoint again, with the configuration that belongs to it"
+        )
         raise CheckpointError(msg)
     loaded: PreTrainedModel = model.eval()
     return loaded

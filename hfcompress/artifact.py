@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hfcompress.card import render_card
 from hfcompress.checksums import verify_folder
-from hfcompress.errors import CheckpointError, OutputError
+from hfcompress.errors import CheckpointError, OutputError, UsageError
 from hfcompress.plots import draw_pictures
 from hfcompress.report import Report
 
@@ -29,14 +30,31 @@ def check_output(folder: Path) -> None:
 
     Raises:
         OutputError: It exists, is not empty, and is not an artifact of hfcompress.
+        UsageError: Nobody can write there.
     """
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if folder.exists():
-        try:
-            Report.load(folder)
-        except CheckpointError as error:
-            raise OutputError(folder) from error
+    try:
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            _require_report(folder)
+        _try_to_write(folder)
+    except OSError as error:
+        msg = f"{folder} cannot be written: {error.strerror}; choose another folder with -o"
+        raise UsageError(msg) from error
+
+
+def _require_report(folder: Path) -> None:
+    try:
+        Report.load(folder)
+    except CheckpointError as error:
+        raise OutputError(folder) from error
+
+
+def _try_to_write(folder: Path) -> None:
+    """Make a folder where the scratch of a run is going to be, or in the nearest folder above it that is there."""
+    if folder.is_symlink() and not folder.exists():
+        raise FileNotFoundError(errno.ENOENT, "it is a symbolic link that leads nowhere")
+    above = next(path for path in folder.absolute().parents if path.is_symlink() or path.exists())
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=above):
+        pass
 
 
 @contextmanager

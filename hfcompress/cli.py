@@ -193,7 +193,11 @@ def push(
     from hfcompress.hub import push_folder
     from hfcompress.licenses import license_warning
     from hfcompress.report import Report
+    from hfcompress.snippet import is_repo_id
 
+    if not is_repo_id(repo):
+        msg = f"got {repo!r}, expected the name of a Hub repository, as in owner/name"
+        raise UsageError(msg)
     with _arguments():
         name_repository(folder, repo)
         source = Report.load(folder).source

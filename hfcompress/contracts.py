@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hfcompress.errors import DataError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
@@ -99,9 +101,26 @@ class Rows:
         return len(self.dataset)
 
     def batches(self, size: int) -> Iterator[dict[str, list[Any]]]:
-        """Iterate over column-wise batches of at most `size` rows, decoded one batch at a time."""
+        """Iterate over column-wise batches of at most `size` rows, decoded one batch at a time.
+
+        Raises:
+            DataError: A row cannot be decoded, as a file of an image that is cut off.
+        """
         for start in range(0, len(self), size):
-            yield self.dataset[start : start + size]
+            yield self._decoded(range(start, min(start + size, len(self))))
+
+    def _decoded(self, wanted: range) -> dict[str, list[Any]]:
+        from PIL.Image import DecompressionBombError
+
+        try:
+            found: dict[str, list[Any]] = self.dataset[wanted.start : wanted.stop]
+        except (OSError, SyntaxError, ValueError, RuntimeError, DecompressionBombError) as error:
+            if len(wanted) > 1:  # tell which of them it is
+                for row in wanted:
+                    self._decoded(range(row, row + 1))
+            msg = f"row {wanted.start} of {self.name} cannot be decoded: {error}; remove it, or mend its file"
+            raise DataError(msg) from error
+        return found
 
     def record(self) -> dict[str, Json]:
         """Return which rows these are, as a report tells of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,9 +62,21 @@ def load_processor(path: Path) -> ProcessorMixin:
     except Exception as error:
         if type(error) is not Exception and not isinstance(error, _REFUSALS):  # tokenizers raises `Exception` itself
             raise
-        msg = f"no processor can be loaded from {path}: {error}"
+        msg = f"no processor can be loaded from {path}: {_broken_file(path) or error}"
         raise CheckpointError(msg) from error
     return processor
+
+
+def _broken_file(path: Path) -> str | None:
+    """Return the first file of a folder that should be a JSON object and is none, in words; `None` if all are."""
+    for file in sorted(path.glob("*.json")):
+        try:
+            content = json.loads(file.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            return f"{file.name} is not JSON: {error}; fetch the checkpoint again"
+        if not isinstance(content, dict):
+            return f"{file.name}: expected a JSON object, got {type(content).__name__}; fetch the checkpoint again"
+    return None
 
 
 def image_inputs(
