@@ -7,6 +7,7 @@ of its parts are found by building the model on the meta device, where tensors h
 from __future__ import annotations
 
 import copy
+import json
 import math
 import shutil
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from hfcompress.errors import CheckpointError
 from hfcompress.narrowing import narrow, record_in
 from hfcompress.registry import did_you_mean
+from hfcompress.shards import check_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,8 +55,9 @@ _REFUSALS = (
     ArithmeticError,
     AssertionError,
     ImportError,
+    StrictDataclassError,
 )
-"""What model classes raise on a configuration that they cannot be built from."""
+"""What transformers raises on a configuration or on weights that nothing can be built from."""
 
 
 _STORED = {"F16": torch.float16, "BF16": torch.bfloat16}
@@ -87,8 +91,11 @@ def load_config(path: Path) -> PretrainedConfig:
         msg = f"{path} holds no config.json, so it is not a checkpoint; give a folder that `save_pretrained` wrote"
         raise CheckpointError(msg)
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if not isinstance(json.loads((path / "config.json").read_bytes()), dict):
+            msg = f"{path / 'config.json'}: expected a JSON object with the key model_type; fetch the checkpoint again"
+            raise CheckpointError(msg)
+        config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, *_REFUSALS) as error:
         msg = f"transformers cannot read {path / 'config.json'}: {error}"
         raise CheckpointError(msg) from error
     return config
@@ -105,15 +112,19 @@ def load_model(path: Path, dtype: torch.dtype | Literal["auto"] = torch.float32)
         CheckpointError: The weights are missing, are not safetensors, or do not fit the configuration.
     """
     config = load_config(path)
+    check_shards(path)
     try:
         model, loading = model_class(config).from_pretrained(
             path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        msg = f"the weights in {path} cannot be loaded: {error}"
+    except (OSError, SafetensorError, *_REFUSALS) as error:
+        msg = f"the weights in {path} cannot be loaded: {error}; fetch or save the checkpoint again"
         raise CheckpointError(msg) from error
     if wrong := [*loading["missing_keys"], *loading["mismatched_keys"]]:
-        msg = f"the weights in {path} are incomplete: {len(wrong)} tensors are missing or misshapen, {wrong[0]} first"
+        msg = (
+            f"the weights in {path} are incomplete: {len(wrong)} tensors are missing or misshapen, {wrong[0]} first; "
+            "fetch or save the checkpoint again, with the configuration that belongs to it"
+        )
         raise CheckpointError(msg)
     loaded: PreTrainedModel = model.eval()
     return loaded
@@ -146,11 +157,15 @@ def stored_dtype(path: Path) -> torch.dtype:
 
 
 def copy_processor(source: Path, output: Path) -> None:
-    """Copy the processor's files as they are: everything small that is neither weights, configuration nor card."""
+    """Copy the processor's files as they are: everything small that is neither of weights, configuration nor card.
+
+    A report of the source would speak of other files, and an index of its shards name files that are not there.
+    """
     for file in source.iterdir():
         if (
             file.is_file()
             and file.suffix in {".json", ".txt", ".model", ".jinja"}
+            and not file.name.endswith((".index.json", "report.json"))
             and not (output / file.name).exists()
         ):
             shutil.copyfile(file, output / file.name)
@@ -162,8 +177,8 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     Raises:
         CheckpointError: It names none, or one that this version of transformers does not have.
     """
-    names = config.architectures or []
-    if not names:
+    names = config.architectures
+    if not (isinstance(names, list) and names and isinstance(names[0], str)):
         msg = f"the config.json of this {config.model_type!r} model names no class in `architectures`; add it"
         raise CheckpointError(msg)
     found = getattr(transformers, names[0], None)

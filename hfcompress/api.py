@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from hfcompress.checksums import verify_folder, write_manifest
 from hfcompress.contracts import Checkpoint, Progress, StepContext
 from hfcompress.data import rows_in
 from hfcompress.errors import UsageError
@@ -114,12 +115,15 @@ def apply_step(
     source = resolve_model(str(model), revision)
     require_float(load_config(source.path))
     checkpoint = Checkpoint(download_weights(source), "transformers")
+    if not source.on_hub:
+        verify_folder(source.path)
     rows = None if calibration is None else rows_in(calibration, "calibration")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         result = Path(scratch, "result")
         result.mkdir()
         detail = step.apply(checkpoint, result, StepContext(rows, seed))
+        write_manifest(result)
         if folder.exists():
             folder.rmdir()
         result.rename(folder)
@@ -156,7 +160,7 @@ def evaluate(
     except ValidationError as error:
         raise _wrong_options(task, error) from error
     rows = rows_in(dataset, "dataset", sorted(task_class.columns))
-    checkpoint = checkpoint_at(download_all(resolve_model(str(model), revision)))
+    checkpoint = _verified(model, revision)
     loaded = runtime_of(checkpoint.format).load(checkpoint.path)
     return evaluation.measure(evaluation.predict(loaded, rows, Progress()), rows)
 
@@ -166,8 +170,17 @@ def _wrong_options(name: str, error: ValidationError) -> UsageError:
     return UsageError("\n".join(lines))
 
 
+def _verified(model: str | Path, revision: str) -> Checkpoint:
+    """Return a checkpoint whose files are those that its manifest tells of, where it has one."""
+    folder = download_all(resolve_model(str(model), revision))
+    verify_folder(folder)
+    return checkpoint_at(folder)
+
+
 def load(model: str | Path, revision: str = "main") -> Any:  # noqa: ANN401 - whatever stock class the artifact is for
     """Load an artifact with the stock class of the runtime that it is for.
+
+    The files of a folder that hfcompress wrote are compared with the checksums that it wrote beside them.
 
     Args:
         model: Hub id or folder.
@@ -178,9 +191,9 @@ def load(model: str | Path, revision: str = "main") -> Any:  # noqa: ANN401 - wh
 
     Raises:
         HubError: The Hub refused or could not be reached.
-        CheckpointError: The folder holds nothing that can be loaded.
+        CheckpointError: The folder holds nothing that can be loaded, or a file has changed since it was written.
     """
-    checkpoint = checkpoint_at(download_all(resolve_model(str(model), revision)))
+    checkpoint = _verified(model, revision)
     runtime = runtime_of(checkpoint.format)
     return runtime.load(checkpoint.path).stock
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hfcompress.card import render_card
+from hfcompress.checksums import verify_folder
 from hfcompress.durable import exchange, move, remove, sync_tree
-from hfcompress.errors import CheckpointError, OutputError
+from hfcompress.errors import CheckpointError, OutputError, UsageError
 from hfcompress.locks import held
 from hfcompress.plots import draw_pictures
 from hfcompress.report import Report
@@ -30,14 +33,31 @@ def check_output(folder: Path) -> None:
 
     Raises:
         OutputError: It exists, is not empty, and is not an artifact of hfcompress.
+        UsageError: Nobody can write there.
     """
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if folder.exists():
-        try:
-            Report.load(folder)
-        except CheckpointError as error:
-            raise OutputError(folder) from error
+    try:
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            _require_report(folder)
+        _try_to_write(folder)
+    except OSError as error:
+        msg = f"{folder} cannot be written: {error.strerror}; choose another folder with -o"
+        raise UsageError(msg) from error
+
+
+def _require_report(folder: Path) -> None:
+    try:
+        Report.load(folder)
+    except CheckpointError as error:
+        raise OutputError(folder) from error
+
+
+def _try_to_write(folder: Path) -> None:
+    """Make a folder where the scratch of a run is going to be, or in the nearest folder above it that is there."""
+    if folder.is_symlink() and not folder.exists():
+        raise FileNotFoundError(errno.ENOENT, "it is a symbolic link that leads nowhere")
+    above = next(path for path in folder.absolute().parents if path.is_symlink() or path.exists())
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=above):
+        pass
 
 
 @contextmanager
@@ -105,8 +125,25 @@ def name_repository(folder: Path, repo: str) -> None:
     """Write the repository that an artifact is pushed to into its report and card, where it is not there yet.
 
     Raises:
-        CheckpointError: The folder is not an artifact of hfcompress.
+        CheckpointError: The folder is not an artifact of hfcompress, holds links, or a file of it has changed.
     """
     report = Report.load(folder)
+    _refuse_links(folder)
+    verify_folder(folder)
     if report.artifact.repo != repo:
         describe(replace(report, artifact=replace(report.artifact, repo=repo)), folder)
+
+
+def _refuse_links(folder: Path) -> None:
+    """Make sure that what is written and pushed lies in the folder itself.
+
+    Raises:
+        CheckpointError: A file or folder in it is a symbolic link.
+    """
+    for file in sorted(folder.rglob("*")):
+        if file.is_symlink():
+            msg = (
+                f"{file} is a symbolic link, and what it leads to would be changed or published; expected plain files "
+                f"alone: make a copy of the artifact with `cp -rL`"
+            )
+            raise CheckpointError(msg)

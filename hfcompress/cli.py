@@ -13,6 +13,7 @@ import logging
 import os
 import shlex
 import sys
+import traceback
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,7 @@ from rich.console import Console
 from hfcompress.cache_commands import cache_app
 from hfcompress.errors import CheckpointError, GateError, HfcompressError, NotOnHubError, PushError, UsageError
 from hfcompress.processes import launched, led, lone_launch
+from hfcompress.redaction import holds_token, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,7 +131,7 @@ def validate(
         except RecipeError as error:
             problems += error.problems
         else:
-            typer.echo(f"{recipe}: ok")
+            typer.echo(readable(f"{recipe}: ok"))
     if problems:
         raise RecipeError(problems)
 
@@ -193,12 +195,19 @@ def push(
     message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
 ) -> None:
     """Push an artifact to the Hub in one commit."""
+    if message is not None and holds_token(message):
+        msg = "--message holds what looks like an access token, and everybody can read it; expected other words"
+        raise UsageError(msg)
     _quiet()
     from hfcompress.artifact import name_repository
     from hfcompress.hub import push_folder
     from hfcompress.licenses import license_warning
     from hfcompress.report import Report
+    from hfcompress.snippet import is_repo_id
 
+    if not is_repo_id(repo):
+        msg = f"got {repo!r}, expected the name of a Hub repository, as in owner/name"
+        raise UsageError(msg)
     with _arguments():
         name_repository(folder, repo)
         source = Report.load(folder).source
@@ -343,7 +352,7 @@ def _invoke() -> int:
 def _explain(error: Exception) -> int:
     """Print an error for a person and return the exit code."""
     if os.environ.get("HFCOMPRESS_DEBUG") == "1":
-        _stderr.print_exception()
+        _tell("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, HfcompressError):
         _tell(str(error))
         return error.exit_code
@@ -390,7 +399,7 @@ def _push_command(folder: Path, wanted: Push) -> str:
 
 
 def _tell(text: str) -> None:
-    _stderr.print(text, markup=False, highlight=False, soft_wrap=True)
+    _stderr.print(readable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _quiet() -> None:

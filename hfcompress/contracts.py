@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hfcompress.errors import DataError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
@@ -106,9 +108,25 @@ class Rows:
         Args:
             size: Rows of a batch.
             numbers: Which batches are wanted, counted from 0; all by default. No other is decoded.
+
+        Raises:
+            DataError: A row cannot be decoded, as a file of an image that is cut off.
         """
         for number in range(-(-len(self) // size)) if numbers is None else numbers:
-            yield self.dataset[number * size : (number + 1) * size]
+            yield self._decoded(range(number * size, min((number + 1) * size, len(self))))
+
+    def _decoded(self, wanted: range) -> dict[str, list[Any]]:
+        from PIL.Image import DecompressionBombError
+
+        try:
+            found: dict[str, list[Any]] = self.dataset[wanted.start : wanted.stop]
+        except (OSError, SyntaxError, ValueError, RuntimeError, DecompressionBombError) as error:
+            if len(wanted) > 1:  # tell which of them it is
+                for row in wanted:
+                    self._decoded(range(row, row + 1))
+            msg = f"row {wanted.start} of {self.name} cannot be decoded: {error}; remove it, or mend its file"
+            raise DataError(msg) from error
+        return found
 
     def record(self) -> dict[str, Json]:
         """Return which rows these are, as a report tells of them."""

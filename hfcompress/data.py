@@ -130,8 +130,8 @@ def _load(reference: DataReference, revision: str | None) -> Dataset:
         return load_dataset(path, config, split=split, revision=revision, data_files=files, verification_mode=checks)
     except ValueError as error:
         raise _explained(reference, revision, error) from error
-    except (OSError, datasets.exceptions.DatasetsError) as error:
-        msg = f"{_title(reference)} cannot be loaded: {error}"
+    except (OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        msg = f"{_title(reference)} cannot be loaded: {error.__cause__ or error}"
         raise DataError(msg, ("dataset",)) from error
 
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
+from rich.markup import escape as literal
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,6 +21,7 @@ from rich.table import Table
 
 from hfcompress.changes import describe_change, format_value, is_within_noise
 from hfcompress.contracts import Format, Measurement, Progress
+from hfcompress.redaction import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -54,6 +55,11 @@ _SOURCES: dict[Format, str] = {"transformers": "source", "onnx": "float32 ONNX",
 """Title of the column with the source's values: what it is in the artifact's own runtime."""
 
 
+def _text(text: str) -> str:
+    """Return text from outside as a terminal may show it: neither rich's markup nor its own codes act."""
+    return literal(readable(text))
+
+
 class LineProgress(Progress):
     """One line for each stage, for logs and pipes."""
 
@@ -63,11 +69,13 @@ class LineProgress(Progress):
 
     def stage(self, name: str) -> None:
         """Print the stage and the seconds since the start."""
-        self._console.print(f"[{time.monotonic() - self._start:7.1f} s] {name}", markup=False, highlight=False)
+        self._console.print(
+            f"[{time.monotonic() - self._start:7.1f} s] {readable(name)}", markup=False, highlight=False
+        )
 
     def note(self, text: str) -> None:
         """Print the note under its stage."""
-        self._console.print(f"            {text}", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(f"            {readable(text)}", markup=False, highlight=False, soft_wrap=True)
 
 
 class _Counted(ProgressColumn):
@@ -107,7 +115,7 @@ class TerminalProgress(Progress):
     def stage(self, name: str) -> None:
         """Tick off the stage before and show this one."""
         self.finish()
-        self._stage = self._bars.add_task(f"[bold]{escape(name)}[/]", total=1)
+        self._stage = self._bars.add_task(f"[bold]{_text(name)}[/]", total=1)
 
     def finish(self) -> None:
         """Tick off the last stage."""
@@ -117,7 +125,7 @@ class TerminalProgress(Progress):
 
     def track(self, items: Iterable[Any], total: int, label: str) -> Iterator[Any]:
         """Show a bar while the items are worked through."""
-        bar = self._bars.add_task(f"  {escape(label)}", total=total, counted=True)
+        bar = self._bars.add_task(f"  {_text(label)}", total=total, counted=True)
         for item in items:
             yield item
             self._bars.advance(bar)
@@ -125,13 +133,13 @@ class TerminalProgress(Progress):
 
     def note(self, text: str) -> None:
         """Print the note above the bars."""
-        self._bars.console.print(f"  {escape(text)}", highlight=False)
+        self._bars.console.print(f"  {_text(text)}", highlight=False)
 
 
 def report_table(report: Report) -> Table:
     """Return source, result and change of every measurement."""
     published = any(row.as_published is not None for row in report.measurements)
-    title = escape(f"{report.source.id} → {report.artifact.format}")
+    title = _text(f"{report.source.id} → {report.artifact.format}")
     table = _table(f"{title}: [bold red]{' and '.join(report.shortfalls)}[/]" if report.shortfalls else title)
     table.add_column("")
     for name in ("n", *(["torch"] if published else []), _SOURCES[report.artifact.format], "compressed"):
@@ -140,7 +148,7 @@ def report_table(report: Report) -> Table:
     for row in report.measurements:
         values = (*([row.as_published] if published else []), row.source, row.compressed)
         table.add_row(
-            escape(row.label),
+            _text(row.label),
             "" if row.n is None else str(row.n),
             *(_cell(row, value) for value in values),
             _change(row),
@@ -152,14 +160,14 @@ def report_table(report: Report) -> Table:
 def comparison_table(comparison: Comparison) -> Table:
     """Return what two models cost, and what becomes of it from the first to the second."""
     sides = {"A": comparison.a, "B": comparison.b}
-    table = _table("\n".join(escape(f"{name}: {side.id}, {side.load_with}") for name, side in sides.items()))
+    table = _table("\n".join(_text(f"{name}: {side.id}, {side.load_with}") for name, side in sides.items()))
     table.add_column("")
     for name in ("n", *sides):
         table.add_column(name, justify="right")
     table.add_column("change")
     for row in comparison.measurements:
         n = "" if row.n is None else str(row.n)
-        table.add_row(escape(row.label), n, _cell(row, row.source), _cell(row, row.compressed), _change(row))
+        table.add_row(_text(row.label), n, _cell(row, row.source), _cell(row, row.compressed), _change(row))
     machine = f"{comparison.environment['cpu']}, threads: {comparison.environment['threads']}"
     shapes = [f"{name} takes {_shapes(side.inputs)}" for name, side in sides.items()]
     apart = shapes if comparison.a.inputs != comparison.b.inputs else []
@@ -176,7 +184,7 @@ def _missing(unmeasured: Iterable[Unmeasured]) -> list[str]:
 
 
 def _write_below(table: Table, lines: list[str]) -> None:
-    table.caption = escape("\n".join(lines)) or None
+    table.caption = _text("\n".join(lines)) or None
     table.caption_justify = "left"
 
 
@@ -192,13 +200,13 @@ def _table(title: str | None = None) -> Table:
 
 
 def _cell(row: Measurement, value: Value | None) -> str:
-    return "" if value is None else format_value(value.value, row.unit)
+    return "" if value is None else _text(format_value(value.value, row.unit))
 
 
 def reproduction_table(found: Reproduction) -> Table:
     """Return each published value, its interval, and the same measured again."""
     artifact = found.published.artifact
-    table = _table(escape(f"{artifact.repo or found.published.source.id}, measured again"))
+    table = _table(_text(f"{artifact.repo or found.published.source.id}, measured again"))
     for name in ("", "of"):
         table.add_column(name)
     for name in ("published", "95 % interval", "again"):
@@ -210,7 +218,7 @@ def reproduction_table(found: Reproduction) -> Table:
             "" if low is None or high is None else " to ".join(format_value(end, row.unit) for end in (low, high))
         )
         table.add_row(
-            escape(row.label),
+            _text(row.label),
             row.model,
             format_value(row.published.value, row.unit),
             interval,
@@ -222,7 +230,7 @@ def reproduction_table(found: Reproduction) -> Table:
 
 def plan_table(plan: Plan) -> Table:
     """Return what each step will change, and the predicted parameters and size after it."""
-    table = _table(escape(f"{plan.source.id} @ {plan.source.revision[:12]}"))
+    table = _table(_text(f"{plan.source.id} @ {plan.source.revision[:12]}"))
     table.add_column("step")
     table.add_column("what it will change", overflow="fold")
     for name in ("parameters", "weights"):
@@ -230,7 +238,7 @@ def plan_table(plan: Plan) -> Table:
     for index, forecast in enumerate(plan.forecasts):
         table.add_row(
             str(index) if index else "source",
-            escape("\n".join(forecast.changes)) if index else escape(forecast.config.model_type),
+            _text("\n".join(forecast.changes)) if index else _text(forecast.config.model_type),
             f"{forecast.parameters:,}",
             f"{forecast.size_bytes / _MEGA:.1f} MB",
         )
@@ -242,18 +250,18 @@ def plan_table(plan: Plan) -> Table:
 def anatomy_tables(anatomy: Anatomy) -> tuple[Table, ...]:
     """Return a table of each tower's axes, and one of the runtimes."""
     towers = [_tower_table(tower, anatomy.flop_tokens) for tower in anatomy.towers]
-    runtimes = _table(escape(f"{anatomy.id} ({_cost(anatomy.architecture, anatomy.parameters, anatomy.flops)})"))
+    runtimes = _table(_text(f"{anatomy.id} ({_cost(anatomy.architecture, anatomy.parameters, anatomy.flops)})"))
     for name in ("runtime", "available", "how"):
         runtimes.add_column(name)
     for runtime in anatomy.runtimes:
-        runtimes.add_row(runtime.name, "yes" if runtime.available else "no", escape(runtime.detail))
+        runtimes.add_row(runtime.name, "yes" if runtime.available else "no", _text(runtime.detail))
     return runtimes, *towers
 
 
 def _tower_table(tower: TowerRecord, flop_tokens: int) -> Table:
     """Return what a tower can lose, and what it takes to load afterwards."""
     costs = _cost(tower.module or "the whole model", tower.parameters, tower.flops)
-    table = _table(f"[bold]{escape(tower.name)}[/] ({escape(costs)})")
+    table = _table(f"[bold]{_text(tower.name)}[/] ({_text(costs)})")
     table.caption = f"FLOPs: one row, texts of {flop_tokens} tokens" if tower.flops is not None else None
     table.caption_justify = "left"
     for name in ("axis", "sizes", "goes by", "pruned, it loads"):
@@ -261,7 +269,7 @@ def _tower_table(tower: TowerRecord, flop_tokens: int) -> Table:
     table.add_column("for example half of it, or most blocks", overflow="fold", ratio=1)
     for axis in tower.axes:
         how = axis.obstacle or "\n".join(axis.config_edits) or "recorded beside the configuration"
-        table.add_row(axis.name, _runs(axis.sizes), axis.granularity, axis.verdict, escape(how))
+        table.add_row(_text(axis.name), _runs(axis.sizes), axis.granularity, axis.verdict, _text(how))
     return table
 
 
@@ -277,7 +285,7 @@ def registry_table(registries: Iterable[Registry[object]]) -> Table:
         table.add_column(column, overflow="fold")
     for registry in registries:
         for name in registry:
-            table.add_row(registry.noun, escape(name), escape(registry.provider(name)))
+            table.add_row(registry.noun, _text(name), _text(registry.provider(name)))
     return table
 
 

@@ -29,6 +29,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from hfcompress.redaction import redacted
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -58,13 +60,17 @@ __all__ = [
 
 
 class HfcompressError(Exception):
-    """Base of every error that hfcompress raises on purpose; its text is written for the user."""
+    """Base of every error that hfcompress raises on purpose; its text is written for the user and holds no token."""
 
     exit_code = 1
 
     def __reduce__(self) -> tuple[object, ...]:
         """Travel between processes with the text and whatever a subclass keeps, without its constructor."""
         return _restored, (type(self), self.args, self.__dict__)
+
+    def __str__(self) -> str:
+        """Return the text, without the access tokens that were quoted in it."""
+        return redacted(super().__str__())
 
 
 class UsageError(HfcompressError):

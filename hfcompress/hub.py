@@ -292,8 +292,8 @@ def _explained(what: str, revision: str | None) -> Iterator[None]:
         msg = f"the Hub refused the {what} ({status}): {error.server_message or error}; {hint}"
         raise HubError(msg) from error
     except HFValidationError as error:
-        msg = f"the {what}: {error}"
-        raise HubError(msg) from error
+        msg = f"there is no {what}, neither as a folder nor on the Hub: {error}"
+        raise NotOnHubError(msg, "repository") from error
     except (OSError, RuntimeError) as error:
         msg = f"the Hub could not be reached for the {what}: {error}; check the network and HF_ENDPOINT, then try again"
         raise HubError(msg) from error

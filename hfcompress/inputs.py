@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,19 @@ if TYPE_CHECKING:
 
 _PIL_ONLY = {"use_fast": False} if transformers.__version__.startswith("4.") else {}
 """Version 5 of transformers chooses by what is installed, and warns of the argument."""
+
+_REFUSALS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What transformers raises on files of a processor that it cannot read."""
 
 _SHORT_TEXT = 128
 """Tokens to which texts are padded at most."""
@@ -44,11 +58,25 @@ def load_processor(path: Path) -> ProcessorMixin:
         CheckpointError: The folder has no processor files that transformers can read.
     """
     try:
-        processor: ProcessorMixin = AutoProcessor.from_pretrained(path, **_PIL_ONLY)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        msg = f"no processor can be loaded from {path}: {error}"
+        processor: ProcessorMixin = AutoProcessor.from_pretrained(path, trust_remote_code=False, **_PIL_ONLY)
+    except Exception as error:
+        if type(error) is not Exception and not isinstance(error, _REFUSALS):  # tokenizers raises `Exception` itself
+            raise
+        msg = f"no processor can be loaded from {path}: {_broken_file(path) or error}"
         raise CheckpointError(msg) from error
     return processor
+
+
+def _broken_file(path: Path) -> str | None:
+    """Return the first file of a folder that should be a JSON object and is none, in words; `None` if all are."""
+    for file in sorted(path.glob("*.json")):
+        try:
+            content = json.loads(file.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            return f"{file.name} is not JSON: {error}; fetch the checkpoint again"
+        if not isinstance(content, dict):
+            return f"{file.name}: expected a JSON object, got {type(content).__name__}; fetch the checkpoint again"
+    return None
 
 
 def image_inputs(

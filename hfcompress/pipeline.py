@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hfcompress.artifact import check_output, describe, staging
 from hfcompress.cache import Cache, cache_home
 from hfcompress.chain import Chain
+from hfcompress.checksums import verify_folder, write_manifest
 from hfcompress.contracts import Checkpoint, Forecast, Progress
 from hfcompress.costs import cost_measurements
 from hfcompress.data import load_rows
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from hfcompress.contracts import Rows, Step
     from hfcompress.errors import Problem
+    from hfcompress.recipe import Push
     from hfcompress.yaml_text import KeyPath
 
 __all__ = ["Plan", "default_output", "plan", "run"]
@@ -140,28 +142,13 @@ def run(
 
     progress.stage("plan")
     the_plan = plan(recipe)
-    for forecast in the_plan.forecasts[1:]:
-        for change in forecast.changes:
-            progress.note(change)
-    if the_plan.source.converted is not None:
-        where = the_plan.source.converted
-        progress.note(f"{the_plan.source.id}: its main branch holds no safetensors; taken from {where} by SFconvertbot")
-    if push and recipe.push is not None:
-        warning = license_warning(the_plan.source.license, the_plan.source.license_name)
-        if warning is not None:
-            progress.note(f"push to {recipe.push.repo}: {warning}")
-
-    memory = memory_warning(the_plan.memory_bytes)
-    if memory is not None:
-        progress.note(memory)
+    for note in _notes(the_plan, recipe.push if push else None):
+        progress.note(note)
 
     progress.stage("load")
     rows = _load_data(recipe)
     _refuse_seen_rows(recipe, rows)
-    with _placed(recipe, ("model",), "id"):
-        room = {the_plan.source.path: missing_bytes(the_plan.source)}
-        require_space(room, f"download the weights of {the_plan.source.id}")
-        source = Checkpoint(download_weights(the_plan.source), "transformers")
+    source = _load_source(recipe, the_plan.source)
 
     ingredients = Ingredients(the_plan.source, recipe.model, rows)
     reuse = Reuse(Cache(cache_home()) if cache else None, the_plan.source.id, progress)
@@ -198,6 +185,7 @@ def run(
             card=CardRecord(recipe.card.text, recipe.card.tags),
             data=data_records(recipe, rows),
         )
+        write_manifest(artifact.path)
         describe(report, artifact.path)
 
     if pushing and recipe.push is not None:
@@ -205,6 +193,31 @@ def run(
         pushed = _push(recipe, folder)
         progress.note(f"pushed to {pushed.url}")
     return report
+
+
+def _notes(the_plan: Plan, push: Push | None) -> Iterator[str]:
+    """Yield what whoever starts the run should know before it works for long."""
+    source = the_plan.source
+    for forecast in the_plan.forecasts[1:]:
+        yield from forecast.changes
+    if source.converted is not None:
+        yield f"{source.id}: its main branch holds no safetensors; taken from {source.converted} by SFconvertbot"
+    warning = None if push is None else license_warning(source.license, source.license_name)
+    if push is not None and warning is not None:
+        yield f"push to {push.repo}: {warning}"
+    memory = memory_warning(the_plan.memory_bytes)
+    if memory is not None:
+        yield memory
+
+
+def _load_source(recipe: Recipe, source: Source) -> Checkpoint:
+    """Return the checkpoint that a run begins with, downloaded, and verified where it has checksums."""
+    with _placed(recipe, ("model",), "id"):
+        require_space({source.path: missing_bytes(source)}, f"download the weights of {source.id}")
+        checkpoint = Checkpoint(download_weights(source), "transformers")
+        if not source.on_hub:
+            verify_folder(checkpoint.path)
+    return checkpoint
 
 
 def _load_data(recipe: Recipe) -> dict[str, Rows]:

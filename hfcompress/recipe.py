@@ -301,6 +301,8 @@ def load_recipe(
         RecipeError: The recipe has mistakes; the error holds all of them, each with its file, line and column.
     """
     document = read_document(source, overrides, base)
+    if document.tokens:
+        raise RecipeError(list(document.tokens))
     try:
         recipe = validated(Recipe, document.values)
     except ValidationError as error:

@@ -21,6 +21,7 @@ from hfcompress.changes import Change, change, describe_change
 from hfcompress.contracts import Format, Measurement, StepRecord
 from hfcompress.cost_details import CostDetails  # noqa: TC001 - pydantic reads the annotation
 from hfcompress.errors import CheckpointError, RunError, UnknownNameError
+from hfcompress.redaction import redacted
 from hfcompress.registry import did_you_mean
 
 __all__ = [
@@ -309,7 +310,7 @@ class Report:
         for step in rows["steps"]:
             step["seconds"] = _whole_as_int(step["seconds"])
         try:
-            text = json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            text = redacted(json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
             text.encode()  # a lone surrogate is no text that a file can hold
         except (TypeError, ValueError) as error:
             msg = f"the report cannot be written as JSON: {error}; every number must be finite, every detail plain JSON"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hfcompress.errors import Problem, RecipeError
+from hfcompress.redaction import holds_token
 from hfcompress.yaml_text import MAX_DEPTH, MAX_INTEGER, KeyPath, Node, Place, compose, dotted, fail
 
 __all__ = ["Document", "read_document"]
 
+_WHAT_TO_DO = (
+    "got what looks like an access token, and a recipe is published with what it makes; remove it and log in with "
+    "`hf auth login`, or set HF_TOKEN"
+)
 MAX_BYTES = 1_000_000
 MAX_FILES = 100
 
@@ -30,6 +35,11 @@ class Document:
     base: Path
     problems: tuple[Problem, ...]
     _root: Node = field(compare=False)
+
+    @property
+    def tokens(self) -> tuple[Problem, ...]:
+        """The places of access tokens: a recipe is published with what it makes, and tells none."""
+        return tuple(_tokens(self._root, ()))
 
     def problem(self, path: KeyPath, message: str) -> Problem:
         """Return the problem of a key, placed at the key or, where it is not written, at its nearest parent."""
@@ -73,6 +83,17 @@ def _plain(node: Node) -> Any:  # noqa: ANN401 - whatever YAML can say
     if isinstance(node.value, list):
         return [_plain(child) for child in node.value]
     return node.value
+
+
+def _tokens(node: Node, path: KeyPath) -> Iterator[Problem]:
+    if isinstance(node.value, dict):
+        for key, child in node.value.items():
+            yield from [child.place.problem(path, _WHAT_TO_DO)] if holds_token(key) else _tokens(child, (*path, key))
+    elif isinstance(node.value, list):
+        for index, child in enumerate(node.value):
+            yield from _tokens(child, (*path, index))
+    elif isinstance(node.value, str) and holds_token(node.value):
+        yield node.place.problem(path, _WHAT_TO_DO)
 
 
 def _child(node: Node, part: str | int) -> Node | None:

@@ -11,9 +11,10 @@ import hfcompress
 
 PACKAGE = Path(hfcompress.__file__).parent
 LAYERS = (
+    {"redaction"},
     {"errors"},
     {"contracts"},
-    {"registry", "narrow_layers", "nibbles", "quantized", "graph_names", "rounding"},
+    {"registry", "narrow_layers", "nibbles", "quantized", "graph_names", "rounding", "checksums", "shards"},
     {"narrowing"},
     {
         "extras",

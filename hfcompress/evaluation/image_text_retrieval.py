@@ -135,7 +135,11 @@ def _captions(rows: Rows) -> tuple[list[str], np.ndarray[Any, Any]]:
     row_of: list[int] = []
     for row, value in enumerate(rows.dataset["text"]):
         own = [value] if isinstance(value, str) else value
-        if not isinstance(own, list) or not own or not all(isinstance(caption, str) for caption in own):
+        if (
+            not isinstance(own, list)
+            or not own
+            or not all(isinstance(caption, str) and caption.strip() for caption in own)
+        ):
             msg = f"row {row} of {rows.name} has the text {value!r}, expected a caption or a list of captions"
             raise DataError(msg)
         captions += own

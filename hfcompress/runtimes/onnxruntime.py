@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["OnnxRuntime", "check_layout", "export_task", "load_stock"]
 
 _DECODER_IDS = "decoder_input_ids"
+_REFUSALS: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ArithmeticError, AttributeError, LookupError, TypeError)
+"""What optimum and ONNX Runtime raise on an export that they cannot load."""
 
 
 class _OnnxRuntimeModel(Model):
@@ -162,6 +164,6 @@ def _load(stock: type[ORTModel], path: Path, threads: int | None, **files: str) 
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return stock.from_pretrained(path, provider="CPUExecutionProvider", session_options=options, **files)
-    except RUNTIME_ERRORS as error:
+    except _REFUSALS as error:
         msg = f"{stock.__name__} cannot load {path}: {error}"
         raise CheckpointError(msg) from error
