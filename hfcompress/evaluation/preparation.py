@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from hfcompress.errors import RunError
+from hfcompress.errors import HfcompressError, RunError
 from hfcompress.inputs import audio_inputs, image_inputs
 
 if TYPE_CHECKING:
@@ -73,6 +73,13 @@ class Preparation:
         make = image_inputs if self.modality == "image" else audio_inputs
         return make(self, batch[self.modality])
 
+    def _attempt(self, number: int) -> Inputs | HfcompressError:
+        """Return a batch or its error, which must not overtake the batches before it."""
+        try:
+            return self.batch(number)
+        except HfcompressError as error:
+            return error
+
     def batches(self, numbers: Sequence[int], workers: int) -> Iterator[Inputs]:
         """Yield batches in the order of their numbers, some of them made ahead.
 
@@ -88,11 +95,13 @@ class Preparation:
             yield from _ahead(map(self.batch, numbers))
             return
         pool = joblib.Parallel(n_jobs=workers, batch_size=1, pre_dispatch="2 * n_jobs", return_as="generator")
-        made = pool(joblib.delayed(self.batch)(number) for number in numbers)
+        made = pool(joblib.delayed(self._attempt)(number) for number in numbers)
         try:
-            for inputs in made:  # noqa: UP028 - `yield from` would close it with a warning
+            for inputs in made:
+                if isinstance(inputs, HfcompressError):
+                    raise inputs
                 yield inputs
-        except GeneratorExit:
+        except (GeneratorExit, HfcompressError):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of batches that nobody wants any more
                 made.close()
