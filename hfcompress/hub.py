@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from hfcompress.errors import CheckpointError, HubError, NotOnHubError, PushErro
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from huggingface_hub import ModelInfo
+
 __all__ = [
     "Pushed",
     "Source",
@@ -38,6 +41,10 @@ __all__ = [
 
 _LIGHT = ["*.json", "*.txt", "*.model", "*.jinja", "README.md"]
 _WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors"]
+_PICKLES = "pytorch_model*.bin"
+_MAIN = "main"
+_BOT, _OFFER = "SFconvertbot", "Adding `safetensors` variant of this model"
+"""Who offers safetensors in a pull request to repositories that hold none, and its title: the Hub's own converter."""
 _CHUNK = 1 << 20
 _REFUSED = {401, 403}
 
@@ -52,6 +59,8 @@ class Source:
         path: The folder that holds what has been downloaded.
         on_hub: Whether it came from the Hub.
         license: License that its card names; `license_name` and `license_link` describe one that is `other`.
+        converted: The pull request of the Hub's converter that it is taken from, because the main branch holds no
+            safetensors ("refs/pr/66").
     """
 
     id: str
@@ -61,6 +70,7 @@ class Source:
     license: str | None = None
     license_name: str | None = None
     license_link: str | None = None
+    converted: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,9 @@ def content_revision(folder: Path) -> str:
 def resolve_model(name: str, revision: str) -> Source:
     """Look a model up, resolve its revision to a commit, and fetch everything but the weights.
 
+    A main branch that holds pickles and no safetensors stands for the open pull request in which the Hub's own
+    converter offers them, if that was made from the branch as it is.
+
     Args:
         name: Hub id, or a folder; a relative one wins over a Hub id if it exists.
         revision: Branch, tag or commit; of no meaning for a folder.
@@ -104,12 +117,29 @@ def resolve_model(name: str, revision: str) -> Source:
             raise CheckpointError(msg)
         return Source(folder.name, content_revision(folder), folder, on_hub=False, **_license(folder))
     with _explained(f"model {name}", revision):
-        sha = HfApi().model_info(name, revision=revision).sha or revision
+        api = HfApi()
+        found = api.model_info(name, revision=revision)
+        converted = _conversion(api, found) if revision == _MAIN else None
+        sha = (found if converted is None else api.model_info(name, revision=converted)).sha or revision
         folder = Path(snapshot_download(name, revision=sha, allow_patterns=_LIGHT))
     if not (folder / "config.json").is_file():
         msg = f"the repository {name} holds no config.json, so it is not a transformers checkpoint"
         raise CheckpointError(msg)
-    return Source(name, sha, folder, on_hub=True, **_license(folder))
+    return Source(name, sha, folder, on_hub=True, converted=converted, **_license(folder))
+
+
+def _conversion(api: HfApi, found: ModelInfo) -> str | None:
+    """Return the pull request that adds safetensors to this commit of a model without any, where there is one."""
+    files = [file.rfilename for file in found.siblings or []]
+    if not fnmatch.filter(files, _PICKLES) or any(fnmatch.filter(files, pattern) for pattern in _WEIGHTS):
+        return None
+    offers = api.get_repo_discussions(found.id, author=_BOT, discussion_type="pull_request", discussion_status="open")
+    for offer in offers:
+        if offer.title == _OFFER and offer.git_reference is not None:
+            commits = api.list_repo_commits(found.id, revision=offer.git_reference)
+            if found.sha in [commit.commit_id for commit in commits[1:]]:
+                return offer.git_reference
+    return None
 
 
 def download_weights(source: Source) -> Path:
@@ -123,7 +153,10 @@ def download_weights(source: Source) -> Path:
         with _explained(f"model {source.id}", source.revision):
             snapshot_download(source.id, revision=source.revision, allow_patterns=[*_LIGHT, *_WEIGHTS])
     if not any(match for pattern in _WEIGHTS for match in source.path.glob(pattern)):
-        msg = f"{source.id} holds no model.safetensors; hfcompress loads nothing but safetensors"
+        msg = (
+            f"{source.id} holds no model.safetensors; hfcompress loads nothing but safetensors: look on its page for a "
+            f"pull request that adds them, and name it with `revision: refs/pr/...`"
+        )
         raise CheckpointError(msg)
     return source.path
 

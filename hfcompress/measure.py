@@ -1,35 +1,26 @@
-"""What a run measures of source and result, and the records that say so."""
+"""What a run evaluates of source and result, and the records of the two."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.benchmark import alternate, default_threads, latency, parameters_of, size_bytes
-from hfcompress.contracts import Checkpoint, Measurement, Value
-from hfcompress.environment import environment_record
 from hfcompress.errors import DataError, RecipeError
-from hfcompress.report import ArtifactRecord, SourceRecord, TowerBytes
+from hfcompress.processes import together
+from hfcompress.report import ArtifactRecord, DataRecord, SourceRecord
 from hfcompress.runtimes import runtime_of
-from hfcompress.tower_bytes import tower_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from transformers import PretrainedConfig
 
-    from hfcompress.contracts import Forecast, Progress, Rows, Task
+    from hfcompress.contracts import Checkpoint, Forecast, Measurement, Progress, Rows, Task
     from hfcompress.hub import Source
     from hfcompress.ingredients import Ingredients
-    from hfcompress.recipe import BenchmarkOptions, Recipe
+    from hfcompress.recipe import Recipe
     from hfcompress.reuse import Reuse
 
-__all__ = ["Costs", "Evaluation", "artifact_record", "cost_measurements", "source_record"]
-
-_CALL_TOKENS = 77
-"""Length of the texts in a timed call: what CLIP pads to. A model that takes fewer gets fewer."""
+__all__ = ["Evaluation", "artifact_record", "data_records", "source_record"]
 
 
 class Evaluation:
@@ -65,110 +56,41 @@ class Evaluation:
         ]
 
     def _predict(self, checkpoint: Checkpoint, key: str, leaders: list[Any] | None = None) -> list[Any]:
-        """Return what a checkpoint predicts; it is loaded only if not all of it comes from the cache."""
-        loaded = cache(lambda: runtime_of(checkpoint.format).load(checkpoint.path))
-
-        def predict(index: int, progress: Progress) -> Any:  # noqa: ANN401 - the task's own dataclass
-            task, rows = self._tasks[index]
-            if leaders is None:
-                return task.predict(loaded(), rows, progress)
-            return task.follow(loaded(), rows, leaders[index], progress)
-
         predictions = []
         for index, spec in enumerate(self._recipe.evaluate):
+            task, rows = self._tasks[index]
+            leader = None if leaders is None else (leaders[index],)
+            arguments = (self._recipe, index, task, rows, checkpoint, leader)
+
+            def predict(progress: Progress, arguments: tuple[Any, ...] = arguments) -> Any:  # noqa: ANN401 - the task's
+                return together(_prediction, progress, *arguments)
+
             try:
                 source = None if leaders is None else self._ingredients.predictions(self._ingredients.source, spec)
                 name = self._ingredients.predictions(key, spec, source)
-                task, _ = self._tasks[index]
-                predictions.append(self._reuse.predictions(name, spec.task, task, partial(predict, index)))
             except DataError as error:
                 raise RecipeError([self._recipe.problem(("evaluate", index), str(error))]) from error
+            predictions.append(self._reuse.predictions(name, spec.task, task, predict))
         return predictions
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Size, by tower too, and speed of source and result, and the machine they were measured on."""
-
-    measurements: tuple[Measurement, ...]
-    environment: dict[str, str | int]
-    towers: tuple[TowerBytes, ...]
-
-
-def cost_measurements(
-    options: BenchmarkOptions,
-    source: Checkpoint,
-    artifact: Checkpoint,
-    weights: Path,
-    float32: Path,
+def _prediction(
     progress: Progress,
-) -> Costs:
-    """Measure size, parameters and latency of the source, in torch and in the artifact's runtime, and of the artifact.
-
-    Args:
-        options: How latency is measured.
-        source: The source as it was downloaded.
-        artifact: The result.
-        weights: The last folder in which the result has its weights in safetensors.
-        float32: Scratch folder for the source's float32 form in the artifact's runtime.
-        progress: Hears how far the timing is.
-    """
-    from hfcompress.anatomy import load_config, meta_model
-    from hfcompress.probes import example_inputs
-
-    runtime, published = runtime_of(artifact.format), runtime_of(source.format)
-    threads = options.threads or default_threads()
-    same = artifact.format == source.format
-    baseline = runtime.export(source, float32)
-    models = {
-        "source": runtime.load(baseline.path, threads),
-        "compressed": runtime.load(artifact.path, threads),
-    } | ({} if same else {"published": published.load(source.path, threads)})
-    arrays = {
-        name: tensor.numpy()
-        for name, tensor in example_inputs(
-            meta_model(load_config(source.path)), options.batch_size, _CALL_TOKENS
-        ).items()
-    }
-    times = alternate(models, arrays, options.repeats, progress)
-
-    def timed(name: str, label: str, percentile: float) -> Measurement:
-        values = {model: latency(samples, percentile) for model, samples in times.items()}
-        return Measurement(
-            name,
-            label,
-            "ms",
-            higher_is_better=False,
-            compressed=values["compressed"],
-            source=values["source"],
-            as_published=values.get("published"),
-            n=options.repeats,
-        )
-
-    measurements = (
-        Measurement(
-            "size_bytes",
-            "size on disk",
-            "bytes",
-            higher_is_better=False,
-            compressed=Value(size_bytes(artifact)),
-            source=Value(size_bytes(baseline)),
-            as_published=None if same else Value(size_bytes(source)),
-        ),
-        Measurement(
-            "parameters",
-            "parameters",
-            "count",
-            higher_is_better=False,
-            compressed=Value(parameters_of(weights)),
-            source=Value(parameters_of(source.path)),
-        ),
-        timed("latency_ms", f"latency, p50, {_rows(options.batch_size)}", 50),
-        timed("latency_p90_ms", f"latency, p90, {_rows(options.batch_size)}", 90),
-    )
-    before, after = (tower_bytes(checkpoint, source.path) for checkpoint in (baseline, artifact))
-    towers = tuple(TowerBytes(name, before.get(name, 0), after.get(name, 0)) for name in sorted(before | after))
-    return Costs(measurements, environment_record(threads), towers)
+    recipe: Recipe,
+    index: int,
+    task: Task,
+    rows: Rows,
+    checkpoint: Checkpoint,
+    leader: tuple[Any] | None,
+) -> Any:  # noqa: ANN401 - the task's own dataclass
+    """Return what a task makes of a checkpoint, given what it made of the source, where it is another one."""
+    model = runtime_of(checkpoint.format).load(checkpoint.path)
+    try:
+        if leader is None:
+            return task.predict(model, rows, progress)
+        return task.follow(model, rows, leader[0], progress)
+    except DataError as error:
+        raise RecipeError([recipe.problem(("evaluate", index), str(error))]) from error
 
 
 def source_record(source: Source, forecast: Forecast) -> SourceRecord:
@@ -182,6 +104,23 @@ def source_record(source: Source, forecast: Forecast) -> SourceRecord:
         license_link=source.license_link,
         architecture=_architecture(forecast.config),
         parameters=forecast.parameters,
+    )
+
+
+def data_records(recipe: Recipe, rows: Mapping[str, Rows]) -> tuple[DataRecord, ...]:
+    """Return what the report says of the rows that the run read."""
+    return tuple(
+        DataRecord(
+            name,
+            rows[name].name,
+            reference.config,
+            reference.split,
+            rows[name].revision,
+            on_hub=not reference.is_local,
+            requested=rows[name].requested,
+            used=len(rows[name]),
+        )
+        for name, reference in recipe.data.items()
     )
 
 
@@ -213,7 +152,3 @@ def artifact_record(recipe: Recipe, artifact: Checkpoint, repo: str | None) -> A
 
 def _architecture(config: PretrainedConfig) -> str | None:
     return config.architectures[0] if config.architectures else None
-
-
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count} rows"

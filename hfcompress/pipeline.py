@@ -11,6 +11,7 @@ from hfcompress.artifact import check_output, describe, staging
 from hfcompress.cache import Cache, cache_home
 from hfcompress.chain import Chain
 from hfcompress.contracts import Checkpoint, Forecast, Progress
+from hfcompress.costs import cost_measurements
 from hfcompress.data import load_rows
 from hfcompress.errors import CheckpointError, DataError, HfcompressError, MissingExtraError, NotOnHubError, RecipeError
 from hfcompress.extras import require_extra
@@ -18,9 +19,10 @@ from hfcompress.gates import check_gates
 from hfcompress.hub import Pushed, Source, download_weights, missing_bytes, push_folder, resolve_model
 from hfcompress.ingredients import Ingredients
 from hfcompress.licenses import license_warning
-from hfcompress.measure import Evaluation, artifact_record, cost_measurements, source_record
+from hfcompress.measure import Evaluation, artifact_record, data_records, source_record
 from hfcompress.needs import benchmark_bytes, memory_bytes, memory_warning
 from hfcompress.overlap import shared_rows
+from hfcompress.processes import led_by_main
 from hfcompress.recipe import Recipe, load_recipe
 from hfcompress.registry import TASKS
 from hfcompress.report import CardRecord, RecipeRecord, Report
@@ -101,6 +103,7 @@ def default_output(recipe: Recipe) -> Path:
     return Path("out", recipe.name)
 
 
+@led_by_main
 @SpaceExplained()
 def run(
     recipe: str | Path | Mapping[str, Any] | Recipe,
@@ -140,6 +143,9 @@ def run(
     for forecast in the_plan.forecasts[1:]:
         for change in forecast.changes:
             progress.note(change)
+    if the_plan.source.converted is not None:
+        where = the_plan.source.converted
+        progress.note(f"{the_plan.source.id}: its main branch holds no safetensors; taken from {where} by SFconvertbot")
     if push and recipe.push is not None:
         warning = license_warning(the_plan.source.license, the_plan.source.license_name)
         if warning is not None:
@@ -176,7 +182,7 @@ def run(
 
         progress.stage("report")
         measurements = (*costs.measurements, *quality)
-        gates = check_gates(recipe.gates, measurements)
+        gates = check_gates(recipe.gates, measurements, costs.details.reason)
         held = all(gate.held for gate in gates)
         pushing = push and held and recipe.push is not None
         report = Report(
@@ -188,7 +194,9 @@ def run(
             artifact=artifact_record(recipe, artifact, recipe.push.repo if pushing and recipe.push else None),
             environment=costs.environment,
             towers=costs.towers,
+            cost_details=costs.details,
             card=CardRecord(recipe.card.text, recipe.card.tags),
+            data=data_records(recipe, rows),
         )
         describe(report, artifact.path)
 
