@@ -106,7 +106,9 @@ def reproduce(
     published = Report.load(resolve_model(str(name), revision).path)
     recipe = pinned_recipe(published, Path(base) if base is not None else Path.cwd())
     _require_same_folders(published, recipe)
-    report = run(recipe, output=output if output is not None else default_output(name), push=False, progress=progress)
+    folder = output if output is not None else default_output(name)
+    # what an earlier run has kept would prove nothing
+    report = run(recipe, output=folder, push=False, cache=False, progress=progress)
     return Reproduction(published, report, compare_reports(published, report))
 
 

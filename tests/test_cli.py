@@ -28,7 +28,7 @@ def test_no_command_shows_the_commands(cli: Cli) -> None:
     done = cli()
     assert done.returncode == 2
     shown = done.stdout + done.stderr
-    for command in ("run", "validate", "plan", "inspect", "push", "report", "list", "schema"):
+    for command in ("run", "validate", "plan", "inspect", "push", "report", "list", "schema", "cache"):
         assert f" {command} " in shown
 
 
@@ -146,6 +146,7 @@ def test_plan_tells_the_changes_without_weights(cli: Cli, write: Write, clip: Pa
     source, pruned = json.loads(done.stdout)["steps"]
 
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["memory_bytes"] > source["size_bytes"]
     assert (source["parameters"], source["size_bytes"], source["changes"]) == (973489, 3893956, [])
     assert pruned["parameters"] < source["parameters"]
     assert "text: 256 → 128 feed-forward units in 3 layers" in pruned["changes"]

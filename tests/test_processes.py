@@ -46,7 +46,7 @@ def launch(python: Python, folder: Path, recipe: dict[str, Any], *arguments: str
     """Run a recipe on two processes."""
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    return python(*LAUNCH, "run", file, "-o", folder / "two", "--json", *arguments)
+    return python(*LAUNCH, "run", file, "-o", folder / "two", "--no-cache", "--json", *arguments)
 
 
 def qualities(report: str) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def qualities(report: str) -> list[dict[str, Any]]:
 def check_same(done: subprocess.CompletedProcess[str], folder: Path, cli: Cli) -> None:
     """Check that two processes made what one makes, and said it once."""
     assert done.returncode == 0, done.stderr
-    alone = cli("run", folder / "recipe.yaml", "-o", folder / "one", "--json")
+    alone = cli("run", folder / "recipe.yaml", "-o", folder / "one", "--no-cache", "--json")
     assert qualities(done.stdout) == qualities(alone.stdout)
     assert done.stdout == (folder / "two" / "report.json").read_text(encoding="utf-8")
     assert (done.stderr.count("evaluate the source"), done.stderr.count("The artifact and its card")) == (1, 1)
