@@ -10,8 +10,8 @@ import datasets
 from datasets import Audio, Dataset, get_dataset_config_names, get_dataset_split_names, load_dataset
 
 from hfcompress.contracts import Rows
-from hfcompress.errors import DataError
-from hfcompress.hub import content_revision, resolve_dataset
+from hfcompress.errors import DataError, HubError
+from hfcompress.hub import content_revision, drop_damaged, repeated, resolve_dataset
 from hfcompress.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -97,14 +97,45 @@ def _title(reference: DataReference) -> str:
 
 
 def _load(reference: DataReference, revision: str | None) -> Dataset:
-    path = reference.dataset
     try:
-        return load_dataset(path, reference.config, split=reference.split, revision=revision)
+        if revision is None:
+            return _read(reference, None, "reuse_dataset_if_exists")
+        return _verified(reference, revision)
     except ValueError as error:
         raise _explained(reference, revision, error) from error
     except (OSError, datasets.exceptions.DatasetsError) as error:
         msg = f"{_title(reference)} cannot be loaded: {error}"
         raise DataError(msg, ("dataset",)) from error
+
+
+def _read(reference: DataReference, revision: str | None, download_mode: str) -> Dataset:
+    return load_dataset(
+        reference.dataset, reference.config, split=reference.split, revision=revision, download_mode=download_mode
+    )
+
+
+def _verified(reference: DataReference, revision: str) -> Dataset:
+    """Read a dataset of the Hub; what came with other bytes than the Hub has is fetched once more."""
+
+    def read(download_mode: str) -> Dataset:
+        return repeated(lambda: _read(reference, revision, download_mode))
+
+    try:
+        dataset = read("reuse_dataset_if_exists")
+    except (ValueError, OSError, datasets.exceptions.DatasetsError):
+        if not drop_damaged(reference.dataset, revision):
+            raise
+    else:
+        if not drop_damaged(reference.dataset, revision):
+            return dataset
+    dataset = read("force_redownload")
+    if damaged := drop_damaged(reference.dataset, revision):
+        msg = (
+            f"{damaged[0]} of the dataset {reference.dataset} came twice with other bytes than the Hub has, so it was "
+            "removed from the cache; check the network and HF_ENDPOINT, then try again"
+        )
+        raise HubError(msg)
+    return dataset
 
 
 def _explained(reference: DataReference, revision: str | None, error: ValueError) -> DataError:

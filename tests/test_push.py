@@ -44,7 +44,11 @@ def test_quickstart_is_pushed(hub: LoopbackHub, quickstart: Ran, tmp_path: Path)
 
     assert f"pushed to {hub.endpoint}/alice/digits" in quickstart.stderr
     (commit, created) = hub.commits("alice/digits")
-    assert (commit.title, created.title) == ("Upload out with hfcompress", "initial commit")
+    report = Report.load(quickstart.folder)
+    assert commit.title == f"Compress clip-digits at {report.source.revision[:12]}, recipe {report.recipe.sha256[:12]}"
+    assert report.source.revision in commit.description
+    assert report.recipe.sha256 in commit.description
+    assert created.title == "initial commit"
     assert hub.repository("alice/digits").private
     folder = snapshot_download("alice/digits", cache_dir=tmp_path / "cache")
     served = {name: hub.read("alice/digits", name) for name in commit.files if name != ".gitattributes"}
