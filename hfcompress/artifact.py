@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from hfcompress.card import render_card
 from hfcompress.errors import CheckpointError, OutputError
 from hfcompress.plots import draw_pictures
-from hfcompress.report import Report
+from hfcompress.report import FILE_NAME, Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["check_output", "describe", "name_repository", "staging"]
+__all__ = ["check_output", "describe", "name_repository", "named_for", "staging"]
 
 RECIPE_NAME = "recipe.yaml"
 CARD_NAME = "README.md"
@@ -74,3 +74,26 @@ def name_repository(folder: Path, repo: str) -> None:
     report = Report.load(folder)
     if report.artifact.repo != repo:
         describe(replace(report, artifact=replace(report.artifact, repo=repo)), folder)
+
+
+@contextmanager
+def named_for(folder: Path, repo: str) -> Iterator[Path]:
+    """Give an artifact as `name_repository` would leave it, in a folder that is gone after the block; weights are links.
+
+    Raises:
+        CheckpointError: The folder is not an artifact of hfcompress.
+    """
+    Report.load(folder)
+    written = {FILE_NAME, RECIPE_NAME, CARD_NAME}
+
+    def copy(source: str, target: str) -> None:
+        if Path(source).name in written:
+            shutil.copyfile(source, target)
+        else:
+            Path(target).symlink_to(source)
+
+    with tempfile.TemporaryDirectory(prefix="hfcompress-") as scratch:
+        named = Path(scratch, "artifact")
+        shutil.copytree(folder.resolve(), named, copy_function=copy)
+        name_repository(named, repo)
+        yield named

@@ -181,20 +181,31 @@ def push(
     create_pr: Annotated[bool, typer.Option("--pr", help="Open a pull request.")] = False,  # noqa: FBT002
     revision: Annotated[str | None, typer.Option(help="Branch to commit to.")] = None,
     message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the files and the card; send nothing.")] = False,  # noqa: FBT002
 ) -> None:
     """Push an artifact to the Hub in one commit."""
     _quiet()
-    from hfcompress.artifact import name_repository
-    from hfcompress.hub import push_folder
+    from hfcompress.artifact import name_repository, named_for
+    from hfcompress.display import push_lines
+    from hfcompress.hub import plan_push, push_folder
     from hfcompress.licenses import license_warning
     from hfcompress.report import Report
 
     with _arguments():
-        name_repository(folder, repo)
         source = Report.load(folder).source
     if (warning := license_warning(source.license, source.license_name)) is not None:
         _tell(warning)
+    if dry_run:
+        with named_for(folder, repo) as named:
+            planned = plan_push(named, repo, create_pr=create_pr, revision=revision, message=message)
+            typer.echo("\n".join(push_lines(planned)))
+            typer.echo((named / "README.md").read_text(encoding="utf-8"), nl=False)
+        return
+    with _arguments():
+        name_repository(folder, repo)
     pushed = push_folder(folder, repo, private=private, create_pr=create_pr, revision=revision, message=message)
+    if not pushed.files:
+        _tell("Nothing changed: the Hub holds all of it already, so there is no new commit")
     typer.echo(pushed.url)
 
 

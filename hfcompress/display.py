@@ -30,12 +30,21 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from hfcompress.contracts import Value
+    from hfcompress.hub import PushPlan
     from hfcompress.inspection import Anatomy, TowerRecord
     from hfcompress.pipeline import Plan
     from hfcompress.registry import Registry
     from hfcompress.report import Report
 
-__all__ = ["LineProgress", "TerminalProgress", "anatomy_tables", "plan_table", "registry_table", "report_table"]
+__all__ = [
+    "LineProgress",
+    "TerminalProgress",
+    "anatomy_tables",
+    "plan_table",
+    "push_lines",
+    "registry_table",
+    "report_table",
+]
 
 _MEGA = 1e6
 _SOURCES: dict[Format, str] = {"transformers": "source", "onnx": "float32 ONNX", "openvino": "float32 OpenVINO"}
@@ -166,6 +175,14 @@ def plan_table(plan: Plan) -> Table:
             f"{forecast.size_bytes / _MEGA:.1f} MB",
         )
     return table
+
+
+def push_lines(plan: PushPlan) -> Iterator[str]:
+    """Yield what a push would do: where to, its commit, and a line for each file."""
+    yield f"{plan.repo} ({'exists' if plan.exists else 'would be made'}), in one commit: {plan.message}"
+    for file in plan.files:
+        yield f"{file.state:<9}  {file.size_bytes:>14,} bytes  {file.path}"
+    yield ""
 
 
 def anatomy_tables(anatomy: Anatomy) -> tuple[Table, ...]:

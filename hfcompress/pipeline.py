@@ -172,7 +172,7 @@ def run(
     if pushing and recipe.push is not None:
         progress.stage("push")
         pushed = _push(recipe, folder)
-        progress.note(f"pushed to {pushed.url}")
+        progress.note(f"pushed to {pushed.url}" if pushed.files else f"nothing changed, so no commit: {pushed.url}")
     return report
 
 

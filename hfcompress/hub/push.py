@@ -187,7 +187,7 @@ def _target(folder: Path, repo: str, *, create_pr: bool, revision: str | None, m
         short = f"{source.id} at {source.revision[:_SHORT]}, recipe {report.recipe.sha256[:_SHORT]}"
         title = f"Compress {short}"
         description = f"Source: {source.id} at {source.revision}\nRecipe: sha-256 {report.recipe.sha256}"
-    if message is not None:
+    if message:
         title, _, rest = message.partition("\n")
         description = rest.strip() or description
     return _Target(folder, paths, repo, revision or "main", create_pr, title, description)
