@@ -78,7 +78,7 @@ def name_repository(folder: Path, repo: str) -> None:
 
 @contextmanager
 def named_for(folder: Path, repo: str) -> Iterator[Path]:
-    """Give an artifact as `name_repository` would leave it, in a folder that is gone after the block; weights are links.
+    """Give an artifact as `name_repository` would leave it, in a folder with links that is gone after the block.
 
     Raises:
         CheckpointError: The folder is not an artifact of hfcompress.

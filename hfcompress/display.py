@@ -167,6 +167,8 @@ def plan_table(plan: Plan) -> Table:
     table.add_column("what it will change", overflow="fold")
     for name in ("parameters", "weights"):
         table.add_column(name, justify="right")
+    if plan.source.remote_code:
+        table.caption = "trust_remote_code: the source's own code runs"
     for index, forecast in enumerate(plan.forecasts):
         table.add_row(
             str(index) if index else "source",

@@ -11,6 +11,7 @@ from transformers import AutoProcessor
 
 from hfcompress.audio import waveform
 from hfcompress.errors import CheckpointError, DataError
+from hfcompress.remote_code import is_trusted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ def load_processor(path: Path) -> ProcessorMixin:
         CheckpointError: The folder has no processor files that transformers can read.
     """
     try:
-        processor: ProcessorMixin = AutoProcessor.from_pretrained(path, **_PIL_ONLY)
+        processor: ProcessorMixin = AutoProcessor.from_pretrained(path, trust_remote_code=is_trusted(path), **_PIL_ONLY)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         msg = f"no processor can be loaded from {path}: {error}"
         raise CheckpointError(msg) from error

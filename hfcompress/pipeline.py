@@ -60,7 +60,7 @@ def plan(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[st
     steps = [spec.build() for spec in recipe.steps]
     _require_extras(recipe, steps)
     with _placed(recipe, ("model",), "id"):
-        source = resolve_model(recipe.model.id, recipe.model.revision)
+        source = resolve_model(recipe.model.id, recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code)
         config = load_config(source.path)
         parameters = meta_model(config).num_parameters()
     forecasts = [Forecast(config, "transformers", parameters, dtype_of(config).itemsize * parameters)]
@@ -136,7 +136,7 @@ def run(
     rows = _load_data(recipe)
     _refuse_seen_rows(recipe, rows)
     with _placed(recipe, ("model",), "id"):
-        source = Checkpoint(download_weights(the_plan.source), "transformers")
+        source = Checkpoint(download_weights(the_plan.source, allow_pickle=recipe.model.allow_pickle), "transformers")
 
     with staging(folder) as scratch:
         progress.stage("evaluate the source")

@@ -13,7 +13,7 @@ PACKAGE = Path(hfcompress.__file__).parent
 LAYERS = (
     {"errors"},
     {"contracts"},
-    {"registry", "narrow_layers", "nibbles", "quantized", "graph_names", "rounding"},
+    {"registry", "narrow_layers", "nibbles", "quantized", "graph_names", "rounding", "remote_code"},
     {"narrowing"},
     {"extras", "environment", "yaml_text", "anatomy", "intervals", "loader", "outputs", "changes", "licenses"},
     {"audio"},

@@ -16,8 +16,10 @@ from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defin
 
 from hfcompress.errors import CheckpointError, HubError
 from hfcompress.hub.explanations import explained
+from hfcompress.hub.pickles import PICKLES, as_safetensors
 from hfcompress.hub.retries import repeated
 from hfcompress.hub.verification import RemoteFile, content_digest, is_blob_intact
+from hfcompress.remote_code import trust, wants_code
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +53,7 @@ class Source:
         path: The folder that holds what has been downloaded.
         on_hub: Whether it came from the Hub.
         license: License that its card names; `license_name` and `license_link` describe one that is `other`.
+        remote_code: Whether code that comes with it runs, as the recipe allows.
     """
 
     id: str
@@ -60,6 +63,7 @@ class Source:
     license: str | None = None
     license_name: str | None = None
     license_link: str | None = None
+    remote_code: bool = False
 
 
 def content_revision(folder: Path) -> str:
@@ -70,7 +74,7 @@ def content_revision(folder: Path) -> str:
     return total.hexdigest()
 
 
-def resolve_model(name: str, revision: str) -> Source:
+def resolve_model(name: str, revision: str, *, trust_remote_code: bool = False) -> Source:
     """Look a model up, resolve its revision to a commit, and fetch everything but the weights.
 
     In offline mode the commit is the one that the revision stood for when it was last asked for.
@@ -78,6 +82,7 @@ def resolve_model(name: str, revision: str) -> Source:
     Args:
         name: Hub id, or a folder; a relative one wins over a Hub id if it exists.
         revision: Branch, tag or commit; of no meaning for a folder.
+        trust_remote_code: Whether the checkpoint's own code, which is then fetched too, may run in this process.
 
     Raises:
         HubError: The Hub refused or could not be reached, or gave other bytes than it describes.
@@ -91,28 +96,50 @@ def resolve_model(name: str, revision: str) -> Source:
                 f"{folder} holds no config.json, so it is not a checkpoint; give a folder that `save_pretrained` wrote"
             )
             raise CheckpointError(msg)
-        return Source(folder.name, content_revision(folder), folder, on_hub=False, **_license(folder))
+        if trust_remote_code:
+            trust(folder)
+        own = trust_remote_code and wants_code(folder)
+        return Source(folder.name, content_revision(folder), folder, on_hub=False, remote_code=own, **_license(folder))
     sha = _resolved(name, "model", revision)
-    folder = _fetched(name, sha, _LIGHT)
+    folder = _fetched(name, sha, [*_LIGHT, *(["*.py"] if trust_remote_code else [])])
     if not (folder / "config.json").is_file():
         msg = f"the repository {name} holds no config.json, so it is not a transformers checkpoint"
         raise CheckpointError(msg)
-    return Source(name, sha, folder, on_hub=True, **_license(folder))
+    if trust_remote_code:
+        trust(folder)
+    own = trust_remote_code and wants_code(folder)
+    return Source(name, sha, folder, on_hub=True, remote_code=own, **_license(folder))
 
 
-def download_weights(source: Source) -> Path:
+def download_weights(source: Source, *, allow_pickle: bool = False) -> Path:
     """Return the folder with the weights in it, fetching them where they are not there yet.
+
+    Args:
+        source: The model.
+        allow_pickle: Whether weights may come from `pytorch_model.bin` where there are no safetensors. They are then
+            in another folder, in safetensors.
 
     Raises:
         HubError: The Hub refused or could not be reached, or gave other bytes than it describes.
-        CheckpointError: There are no safetensors weights.
+        CheckpointError: There are no weights that may be read.
     """
     if source.on_hub:
         _fetched(source.id, source.revision, [*_LIGHT, *_WEIGHTS])
-    if not any(match for pattern in _WEIGHTS for match in source.path.glob(pattern)):
+    if not _holds(source.path, _WEIGHTS):
+        if allow_pickle:
+            if source.on_hub:
+                _fetched(source.id, source.revision, [*_LIGHT, *PICKLES])
+            if _holds(source.path, PICKLES):
+                return as_safetensors(source.path, source.revision)
         where = f"the cache's copy of {source.id}" if source.on_hub and constants.HF_HUB_OFFLINE else source.id
         hint = "; unset HF_HUB_OFFLINE to fetch what is missing" if where != source.id else ""
-        msg = f"{where} holds no model.safetensors; hfcompress loads nothing but safetensors{hint}"
+        pickles = " or pytorch_model.bin" if allow_pickle else ""
+        hint = hint or (
+            ""
+            if allow_pickle
+            else "; if there is a pytorch_model.bin, allow it with `allow_pickle: true` under the recipe's `model`"
+        )
+        msg = f"{where} holds no model.safetensors{pickles}; hfcompress loads nothing but safetensors{hint}"
         raise CheckpointError(msg)
     return source.path
 
@@ -255,6 +282,10 @@ def _described(name: str, repo_type: RepoType, sha: str) -> dict[str, RemoteFile
 
 def _damaged(folder: Path, files: Sequence[RemoteFile]) -> list[RemoteFile]:
     return [file for file in files if not file.is_same(folder / file.path)]
+
+
+def _holds(folder: Path, patterns: Sequence[str]) -> bool:
+    return any(True for pattern in patterns for _ in folder.glob(pattern))
 
 
 def _identity(file: RemoteFile) -> str:
