@@ -89,7 +89,7 @@ def test_damaged_cache(hub: LoopbackHub, clip: Path) -> None:
 
 
 def test_offline(hub: LoopbackHub, clip: Path, python: Python) -> None:
-    """A model that was pulled once is found offline by its branch; what is missing or damaged is said with the way out."""
+    """What was pulled once is found offline by its branch; what is missing or damaged is told with the way out."""
     hub.add_repo("acme/offline", clip)
     hub.add_repo("acme/light", clip)
     source = resolve_model("acme/offline", "main")
@@ -162,7 +162,7 @@ class _Harmful:
 def test_pickle_with_code(pickled: Path, here: Path) -> None:
     """A pickle that holds more than tensors is refused, and what it holds does not run."""
     torch.save({"weight": _Harmful()}, pickled / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="^the pickle weights in .+ cannot be read as tensors alone: "):
+    with pytest.raises(CheckpointError, match=r"^the pickle weights in .+ cannot be read as tensors alone: "):
         download_weights(resolve_model(str(pickled), "main"), allow_pickle=True)
     assert not (here / "harmed").exists()
 
