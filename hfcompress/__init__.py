@@ -14,24 +14,28 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
-    from hfcompress.api import apply_step, cast, evaluate, load, prune, quantize
+    from hfcompress.api import apply_step, cast, evaluate, load, prune, push, quantize
+    from hfcompress.comparison import benchmark
     from hfcompress.errors import GateError, HfcompressError, RunError, UsageError
-    from hfcompress.hub import push_folder as push
     from hfcompress.inspection import inspect
+    from hfcompress.licenses import LicenseWarning
     from hfcompress.pipeline import plan, run
     from hfcompress.recipe import Recipe, load_recipe
     from hfcompress.report import Report
+    from hfcompress.reproduction import reproduce
 
 __version__ = version("hfcompress")
 
 _PUBLIC = {
     "GateError": "hfcompress.errors:GateError",
     "HfcompressError": "hfcompress.errors:HfcompressError",
+    "LicenseWarning": "hfcompress.licenses:LicenseWarning",
     "Recipe": "hfcompress.recipe:Recipe",
     "Report": "hfcompress.report:Report",
     "RunError": "hfcompress.errors:RunError",
     "UsageError": "hfcompress.errors:UsageError",
     "apply_step": "hfcompress.api:apply_step",
+    "benchmark": "hfcompress.comparison:benchmark",
     "cast": "hfcompress.api:cast",
     "evaluate": "hfcompress.api:evaluate",
     "inspect": "hfcompress.inspection:inspect",
@@ -39,19 +43,22 @@ _PUBLIC = {
     "load_recipe": "hfcompress.recipe:load_recipe",
     "plan": "hfcompress.pipeline:plan",
     "prune": "hfcompress.api:prune",
-    "push": "hfcompress.hub:push_folder",
+    "push": "hfcompress.api:push",
     "quantize": "hfcompress.api:quantize",
+    "reproduce": "hfcompress.reproduction:reproduce",
     "run": "hfcompress.pipeline:run",
 }
 
 __all__ = [
     "GateError",
     "HfcompressError",
+    "LicenseWarning",
     "Recipe",
     "Report",
     "RunError",
     "UsageError",
     "apply_step",
+    "benchmark",
     "cast",
     "evaluate",
     "inspect",
@@ -61,6 +68,7 @@ __all__ = [
     "prune",
     "push",
     "quantize",
+    "reproduce",
     "run",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +13,19 @@ from hfcompress.contracts import Checkpoint, Progress, StepContext
 from hfcompress.data import rows_in
 from hfcompress.errors import UsageError
 from hfcompress.extras import require_extra
-from hfcompress.hub import download_all, download_weights, resolve_model
+from hfcompress.hub import download_all, download_weights, push_folder, resolve_model
+from hfcompress.licenses import LicenseWarning, license_warning
 from hfcompress.registry import STEPS, TASKS
+from hfcompress.report import FILE_NAME, Report
 from hfcompress.runtimes import checkpoint_at, runtime_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from hfcompress.contracts import Json, Measurement
+    from hfcompress.hub import Pushed
 
-__all__ = ["apply_step", "cast", "evaluate", "load", "prune", "quantize"]
+__all__ = ["apply_step", "cast", "evaluate", "load", "prune", "push", "quantize"]
 
 
 def cast(
@@ -179,3 +183,39 @@ def load(model: str | Path, revision: str = "main") -> Any:  # noqa: ANN401 - wh
     checkpoint = checkpoint_at(download_all(resolve_model(str(model), revision)))
     runtime = runtime_of(checkpoint.format)
     return runtime.load(checkpoint.path).stock
+
+
+def push(
+    folder: str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    create_pr: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+) -> Pushed:
+    """Upload an artifact in one commit, to a repository that is made when it does not exist.
+
+    Args:
+        folder: The artifact's folder.
+        repo: `owner/name`.
+        private: Whether a new repository is private.
+        create_pr: Open a pull request instead of committing to the branch.
+        revision: Branch to commit to.
+        message: Message of the commit.
+
+    Raises:
+        PushError: The Hub refused or could not be reached; the folder is as it was.
+        CheckpointError: There is no such folder.
+
+    Warns:
+        LicenseWarning: The source names no license, or one that forbids derivatives to be shared.
+            `warnings.simplefilter("error", hfcompress.LicenseWarning)` makes that stop the push.
+    """
+    folder = Path(folder)
+    if (folder / FILE_NAME).is_file():
+        source = Report.load(folder).source
+        told = license_warning(source.license, source.license_name)
+        if told is not None:
+            warnings.warn(told, LicenseWarning, stacklevel=2)
+    return push_folder(folder, repo, private=private, create_pr=create_pr, revision=revision, message=message)

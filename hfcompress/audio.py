@@ -15,7 +15,7 @@ from hfcompress.extras import require_extra
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["waveform"]
+__all__ = ["seconds", "waveform"]
 
 
 def waveform(sound: Mapping[str, Any], sampling_rate: int) -> np.ndarray[Any, Any]:
@@ -33,18 +33,36 @@ def waveform(sound: Mapping[str, Any], sampling_rate: int) -> np.ndarray[Any, An
         DataError: The value is none of these, or no sound that can be read.
         MissingExtraError: The extra `audio` is not installed.
     """
-    if not hasattr(sound, "get"):
-        msg = f"a row holds {type(sound).__name__} where a sound was expected: `array` with `sampling_rate`, or a file"
-        raise DataError(msg)
-    if sound.get("array") is not None:
-        samples, rate = np.asarray(sound["array"], dtype=np.float32), int(sound["sampling_rate"])
-    else:
-        samples, rate = _decoded(sound)
+    samples, rate = _samples(sound)
     samples = samples.mean(axis=-1) if samples.ndim > 1 else samples
     if rate != sampling_rate:
         shared = gcd(rate, sampling_rate)
         samples = resample_poly(samples, sampling_rate // shared, rate // shared)
     return samples.astype(np.float32)
+
+
+def seconds(sound: Mapping[str, Any]) -> float:
+    """Return how long a sound lasts.
+
+    Args:
+        sound: A row's value, as `waveform` takes it.
+
+    Raises:
+        DataError: The value is no sound that can be read.
+        MissingExtraError: The extra `audio` is not installed.
+    """
+    samples, rate = _samples(sound)
+    return len(samples) / rate
+
+
+def _samples(sound: Mapping[str, Any]) -> tuple[np.ndarray[Any, Any], int]:
+    """Return the samples of shape (samples,) or (samples, channels), and samples per second."""
+    if not hasattr(sound, "get"):
+        msg = f"a row holds {type(sound).__name__} where a sound was expected: `array` with `sampling_rate`, or a file"
+        raise DataError(msg)
+    if sound.get("array") is not None:
+        return np.asarray(sound["array"], dtype=np.float32), int(sound["sampling_rate"])
+    return _decoded(sound)
 
 
 def _decoded(sound: Mapping[str, Any]) -> tuple[np.ndarray[Any, Any], int]:

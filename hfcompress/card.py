@@ -49,6 +49,8 @@ PIPELINES = {"image-text-retrieval": "zero-shot-image-classification"}
 """The Hub's name of the task that a model is for, by ours where they differ: the same dual encoders do both."""
 STEP_TAGS = {"cast": "half-precision", "prune": "pruned", "quantize": "quantized"}
 LIBRARIES = {"transformers": "transformers", "onnx": "optimum", "openvino": "optimum"}
+COSTS = ("size_bytes", "parameters", "flops", "latency_ms", "throughput_per_s", "peak_memory_bytes")
+"""The costs of the first table; all others stand further below, with how they were measured."""
 NOTHING = "\u2013"
 DETAIL_LINES = 40
 LIST_ITEMS = 12
@@ -72,13 +74,19 @@ def render_body(report: Report, pictures: Sequence[Picture]) -> str:
     """Return the card's Markdown below its front matter; see `render_card`."""
     rows = report.measurements
     quality, costs = [row for row in rows if row.task], [row for row in rows if not row.task]
-    source, recipe = report.source, report.recipe
+    source, recipe, details = report.source, report.recipe, report.cost_details
     return _template().render(
         title=plain(title_of(report)),
         failed=[_gate(gate) for gate in report.failed_gates],
         headline=_headline(report),
         export=EXPORTS[report.artifact.format],
-        costs=[_row(row) for row in costs],
+        costs=[_row(row) for row in costs if row.name in COSTS],
+        more_costs=[_row(row) for row in costs if row.name not in COSTS]
+        + [_row(row) for row in (details.tower_measurements if details else ())],
+        unmeasured=[plain(f"{row.name}: {row.reason}") for row in details.unmeasured] if details else [],
+        flop_tokens=details.flop_tokens if details and details.tower_flops else None,
+        throughput=any(row.unit == "rows/s" for row in costs),
+        memory=any(row.name == "peak_memory_bytes" for row in costs),
         quality=[_row(row) for row in quality],
         has_published=any(row.as_published is not None for row in costs),
         has_intervals=any(row.compressed.low is not None for row in rows),
@@ -278,7 +286,7 @@ def _cell(value: Value | None, unit: str) -> str:
     )
     if len(interval) < 2:  # noqa: PLR2004 - both ends or none
         return text
-    if unit in {"ratio", "ms"}:
+    if unit in {"ratio", "ms", "rows/s"}:
         interval = [bound.partition("\u00a0")[0] for bound in interval]  # the unit stands before the bracket
     return f"{text} {_bracket(interval)}"
 

@@ -85,6 +85,7 @@ def describe_change(measurement: Measurement) -> str:
     better, worse = {
         "bytes": ("smaller", "larger"),
         "ms": ("faster", "slower"),
+        "rows/s": ("more", "less"),
         "count": ("more", "fewer") if measurement.higher_is_better else ("fewer", "more"),
     }.get(unit, ("", ""))
     if better and changed.ratio:

@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 
 from hfcompress.errors import CheckpointError, GateError, HfcompressError, NotOnHubError, PushError, UsageError
+from hfcompress.processes import launched, led, lone_launch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +43,10 @@ app = typer.Typer(
 )
 _stderr = Console(stderr=True)
 _INTERRUPTED = 130
+_LONE_LAUNCH = (
+    "accelerate launch --cpu starts one process, whatever --num_processes says, unless it is given mpirun. "
+    "For several, on this machine's processors too, type --multi_gpu in place of --cpu."
+)
 
 _RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 _Overrides = Annotated[
@@ -234,6 +239,69 @@ def report(
     _print_report(found, as_json=as_json)
 
 
+@app.command()
+def benchmark(
+    a: Annotated[str, typer.Argument(help="Hub id or folder; ID@REVISION for a revision.", show_default=False)],
+    b: Annotated[str, typer.Argument(help="What is compared with it.", show_default=False)],
+    batch_size: Annotated[int | None, typer.Option(help="Rows in a call whose latency is measured.")] = None,
+    throughput_batch_sizes: Annotated[
+        list[int] | None,
+        typer.Option("--throughput-batch-size", help="Rows in a call whose throughput is measured; can be repeated."),
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(help="Timed calls of each model.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of a call.")] = None,
+    memory: Annotated[bool | None, typer.Option("--memory/--no-memory", help="Measure peak memory.")] = None,
+    as_json: _AsJson = False,  # noqa: FBT002
+) -> None:
+    """Compare what two models cost here: size, FLOPs, latency, throughput and memory, whatever their runtimes."""
+    given = {
+        "batch_size": batch_size,
+        "throughput_batch_sizes": throughput_batch_sizes or None,
+        "repeats": repeats,
+        "threads": threads,
+        "memory": memory,
+    }
+    _quiet()
+    from hfcompress import comparison
+    from hfcompress.display import comparison_table
+
+    with _arguments(), _progress() as progress:
+        found = comparison.benchmark(
+            a, b, progress=progress, **{name: value for name, value in given.items() if value is not None}
+        )
+    if as_json:
+        typer.echo(found.to_json(), nl=False)
+    else:
+        Console().print(comparison_table(found))
+
+
+@app.command()
+def reproduce(
+    artifact: Annotated[str, typer.Argument(help="Hub id of an artifact, or its folder.", show_default=False)],
+    revision: _Revision = "main",
+    base: Annotated[Path | None, typer.Option(help="Where relative paths of its recipe start.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of the new artifact; out/NAME-reproduced by default.")
+    ] = None,
+    as_json: _AsJson = False,  # noqa: FBT002
+) -> None:
+    """Run a published artifact's recipe again on the same commits, and compare each number with what was published."""
+    _quiet()
+    from hfcompress import reproduction
+    from hfcompress.display import reproduction_table
+
+    with _arguments(), _progress() as progress:
+        found = reproduction.reproduce(artifact, revision=revision, base=base, output=output, progress=progress)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(row) for row in found.rows], indent=2))
+    else:
+        Console().print(reproduction_table(found))
+    if found.differing:
+        names = ", ".join(dict.fromkeys(row.name for row in found.differing))
+        msg = f"{len(found.differing)} of {len(found.rows)} values were not reproduced: {names}"
+        raise GateError(msg)
+
+
 @app.command(name="list")
 def list_names(as_json: _AsJson = False) -> None:  # noqa: FBT002
     """Name every registered step, quantizer, importance, task and runtime, and who provides it."""
@@ -257,14 +325,25 @@ def schema() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line and turn what goes wrong into a message and an exit code."""
+    """Run the command line, in the main process where there are several, and leave with its exit code."""
+    if lone_launch():
+        _tell(_LONE_LAUNCH)
+    if launched():
+        _quiet()
+    sys.exit(led(_invoke))
+
+
+def _invoke() -> int:
+    """Turn what goes wrong into a message, and return the exit code."""
     try:
         app()
+    except SystemExit as left:
+        return left.code if isinstance(left.code, int) else int(left.code is not None)
     except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
+        return _INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the border of the program
-        sys.exit(_explain(error))
-    sys.exit(0)
+        return _explain(error)
+    return 0
 
 
 def _explain(error: Exception) -> int:

@@ -87,21 +87,28 @@ class Rows:
         name: The dataset's Hub id or folder.
         revision: Commit sha of a Hub dataset, the content fingerprint of a local one.
         split: The split as the recipe writes it ("test[:256]").
+        requested: How many rows the split asks for, where it says a number.
     """
 
     dataset: Dataset
     name: str
     revision: str
     split: str
+    requested: int | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.dataset)
 
-    def batches(self, size: int) -> Iterator[dict[str, list[Any]]]:
-        """Iterate over column-wise batches of at most `size` rows, decoded one batch at a time."""
-        for start in range(0, len(self), size):
-            yield self.dataset[start : start + size]
+    def batches(self, size: int, numbers: Iterable[int] | None = None) -> Iterator[dict[str, list[Any]]]:
+        """Iterate over column-wise batches of at most `size` rows, decoded one batch at a time.
+
+        Args:
+            size: Rows of a batch.
+            numbers: Which batches are wanted, counted from 0; all by default. No other is decoded.
+        """
+        for number in range(-(-len(self) // size)) if numbers is None else numbers:
+            yield self.dataset[number * size : (number + 1) * size]
 
     def record(self) -> dict[str, Json]:
         """Return which rows these are, as a report tells of them."""
@@ -292,12 +299,12 @@ class Measurement:
 
     Attributes:
         name: snake_case, with the unit where it has one ("zero_shot_accuracy", "latency_ms").
-        unit: "ratio", "bytes", "ms", "count", "cosine", "nats", or "score" for a number without one (BLEU).
+        unit: "ratio", "bytes", "ms", "rows/s", "count", "cosine", "nats", or "score" for a number without one (BLEU).
         higher_is_better: Which way is good.
         compressed: The result's value.
         source: The source's value; for size and latency that of its float32 form in the artifact's own runtime.
             `None` where the quantity compares the two (fidelity), or where one model alone was measured.
-        as_published: For size and latency, the source's value as it is used today, in torch.
+        as_published: For size and speed, the source's value as it is used today, in torch.
         difference: The result's value less the source's, with the 95 % interval of that difference over the same rows
             (paired); the change is within noise where the interval holds 0.
         n: Rows or repetitions behind the values.

@@ -7,8 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import datasets
-from datasets import Audio, Dataset, get_dataset_config_names, get_dataset_split_names, load_dataset
+from datasets import (
+    Audio,
+    Dataset,
+    VerificationMode,
+    get_dataset_config_names,
+    get_dataset_split_names,
+    load_dataset,
+    load_dataset_builder,
+)
 
+from hfcompress.audio import seconds
 from hfcompress.contracts import Rows
 from hfcompress.errors import DataError, HubError
 from hfcompress.hub import content_revision, drop_damaged, repeated, resolve_dataset
@@ -55,7 +64,9 @@ def load_rows(reference: DataReference, needed: Iterable[str]) -> Rows:
     if asked is not None and len(dataset) < asked:
         msg = f"{title}: the split {reference.split!r} asks for {asked} rows and holds {len(dataset)}; ask for fewer"
         raise DataError(msg, ("split",))
-    return Rows(dataset, title, revision, reference.split)
+    if reference.max_seconds is not None:
+        dataset = _short(dataset, title, reference.max_seconds)
+    return Rows(dataset, title, revision, reference.split, asked)
 
 
 def rows_in(dataset: Dataset, name: str, needed: Iterable[str] = ()) -> Rows:
@@ -92,6 +103,18 @@ def _asked(split: str) -> int | None:
     return sum(int(end) - int(start or 0) for start, end in slices)
 
 
+def _short(dataset: Dataset, title: str, max_seconds: float) -> Dataset:
+    """Return the rows whose sounds last no longer than that."""
+    if "audio" not in dataset.column_names:
+        msg = f"{title} gives no 'audio' whose seconds could be counted; remove this key, or map a column of sounds"
+        raise DataError(msg, ("max_seconds",))
+    kept = [row for row, sound in enumerate(dataset["audio"]) if seconds(sound) <= max_seconds]
+    if not kept:
+        msg = f"{title}: every sound of the split lasts longer than {max_seconds:g} s"
+        raise DataError(msg, ("max_seconds",))
+    return dataset.select(kept)
+
+
 def _title(reference: DataReference) -> str:
     return Path(reference.dataset).name if reference.is_local else reference.dataset
 
@@ -109,8 +132,18 @@ def _load(reference: DataReference, revision: str | None) -> Dataset:
 
 
 def _read(reference: DataReference, revision: str | None, download_mode: str) -> Dataset:
+    path, config, split = reference.dataset, reference.config, reference.split
+    files = None if reference.is_local else _files_of_splits(reference, revision)
+    if files is None:
+        return load_dataset(path, config, split=split, revision=revision, download_mode=download_mode)
     return load_dataset(
-        reference.dataset, reference.config, split=reference.split, revision=revision, download_mode=download_mode
+        path,
+        config,
+        split=split,
+        revision=revision,
+        data_files=files,
+        download_mode=download_mode,
+        verification_mode=VerificationMode.NO_CHECKS,  # the splits that are left out would be missed
     )
 
 
@@ -136,6 +169,15 @@ def _verified(reference: DataReference, revision: str) -> Dataset:
         )
         raise HubError(msg)
     return dataset
+
+
+def _files_of_splits(reference: DataReference, revision: str | None) -> dict[str, list[str]] | None:
+    """Return the files of the splits that a reference names, so that others are not downloaded, where one can tell."""
+    known = load_dataset_builder(reference.dataset, reference.config, revision=revision).config.data_files
+    names = {part.split("[")[0].strip() for part in reference.split.split("+")}
+    if not known or not names <= known.keys():
+        return None  # as of the split "all", and of those that do not exist
+    return {name: [str(file) for file in known[name]] for name in sorted(names)}
 
 
 def _explained(reference: DataReference, revision: str | None, error: ValueError) -> DataError:

@@ -29,21 +29,26 @@ if TYPE_CHECKING:
     from rich.progress import Task, TaskID
     from typing_extensions import Self
 
+    from hfcompress.comparison import Comparison
     from hfcompress.contracts import Value
+    from hfcompress.cost_details import Unmeasured
     from hfcompress.hub import PushPlan
     from hfcompress.inspection import Anatomy, TowerRecord
     from hfcompress.pipeline import Plan
     from hfcompress.registry import Registry
     from hfcompress.report import Report
+    from hfcompress.reproduction import Reproduction
 
 __all__ = [
     "LineProgress",
     "TerminalProgress",
     "anatomy_tables",
+    "comparison_table",
     "plan_table",
     "push_lines",
     "registry_table",
     "report_table",
+    "reproduction_table",
 ]
 
 _MEGA = 1e6
@@ -142,7 +147,39 @@ def report_table(report: Report) -> Table:
             *(_cell(row, value) for value in values),
             _change(row),
         )
+    _write_below(table, _missing(report.cost_details.unmeasured if report.cost_details else ()))
     return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return what two models cost, and what becomes of it from the first to the second."""
+    sides = {"A": comparison.a, "B": comparison.b}
+    table = _table("\n".join(escape(f"{name}: {side.id}, {side.load_with}") for name, side in sides.items()))
+    table.add_column("")
+    for name in ("n", *sides):
+        table.add_column(name, justify="right")
+    table.add_column("change")
+    for row in comparison.measurements:
+        n = "" if row.n is None else str(row.n)
+        table.add_row(escape(row.label), n, _cell(row, row.source), _cell(row, row.compressed), _change(row))
+    machine = f"{comparison.environment['cpu']}, threads: {comparison.environment['threads']}"
+    shapes = [f"{name} takes {_shapes(side.inputs)}" for name, side in sides.items()]
+    apart = shapes if comparison.a.inputs != comparison.b.inputs else []
+    _write_below(table, [machine, *apart, *_missing(comparison.unmeasured)])
+    return table
+
+
+def _shapes(inputs: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in inputs.items())
+
+
+def _missing(unmeasured: Iterable[Unmeasured]) -> list[str]:
+    return [f"no {row.name}: {row.reason}" for row in unmeasured]
+
+
+def _write_below(table: Table, lines: list[str]) -> None:
+    table.caption = escape("\n".join(lines)) or None
+    table.caption_justify = "left"
 
 
 def _change(row: Measurement) -> str:
@@ -158,6 +195,31 @@ def _table(title: str | None = None) -> Table:
 
 def _cell(row: Measurement, value: Value | None) -> str:
     return "" if value is None else format_value(value.value, row.unit)
+
+
+def reproduction_table(found: Reproduction) -> Table:
+    """Return each published value, its interval, and the same measured again."""
+    artifact = found.published.artifact
+    table = _table(escape(f"{artifact.repo or found.published.source.id}, measured again"))
+    for name in ("", "of"):
+        table.add_column(name)
+    for name in ("published", "95 % interval", "again"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for row in found.rows:
+        low, high = row.published.low, row.published.high
+        interval = (
+            "" if low is None or high is None else " to ".join(format_value(end, row.unit) for end in (low, high))
+        )
+        table.add_row(
+            escape(row.label),
+            row.model,
+            format_value(row.published.value, row.unit),
+            interval,
+            "" if row.again is None else format_value(row.again.value, row.unit),
+            f"[bold red]{row.verdict}[/]" if row in found.differing else row.verdict,
+        )
+    return table
 
 
 def plan_table(plan: Plan) -> Table:

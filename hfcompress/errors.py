@@ -54,6 +54,10 @@ class HfcompressError(Exception):
 
     exit_code = 1
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Travel between processes with the text and whatever a subclass keeps, without its constructor."""
+        return _restored, (type(self), self.args, self.__dict__)
+
 
 class UsageError(HfcompressError):
     """The recipe or the command line asks for something that cannot be done as written."""
@@ -154,3 +158,11 @@ class GateError(HfcompressError):
     """A gate of the recipe does not hold. The artifact is kept and nothing is pushed."""
 
     exit_code = 3
+
+
+def _restored(kind: type[HfcompressError], arguments: tuple[object, ...], kept: dict[str, object]) -> HfcompressError:
+    """Return an error as another process raised it."""
+    error = kind.__new__(kind)
+    error.args = arguments
+    error.__dict__.update(kept)
+    return error

@@ -11,7 +11,7 @@ from hfcompress.registry import did_you_mean
 from hfcompress.report import GateResult
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from hfcompress.contracts import Measurement
 
@@ -40,7 +40,11 @@ class Gate(Protocol):
         """The most that the result may reach."""
 
 
-def check_gates(gates: Mapping[str, Gate | None], measurements: Sequence[Measurement]) -> tuple[GateResult, ...]:
+def check_gates(
+    gates: Mapping[str, Gate | None],
+    measurements: Sequence[Measurement],
+    why_missing: Callable[[str], str | None] = lambda _: None,
+) -> tuple[GateResult, ...]:
     """Check every limit of every gate against what was measured.
 
     A value exactly at its limit holds; the rounding of floating-point numbers is not held against it.
@@ -48,6 +52,7 @@ def check_gates(gates: Mapping[str, Gate | None], measurements: Sequence[Measure
     Args:
         gates: Measurement name → its limits; `None` where the recipe lifts a default gate.
         measurements: What the run measured.
+        why_missing: Says of a measurement why the run does not give it, `None` where that is not known.
 
     Returns:
         One result a limit, in the order of the gates.
@@ -65,15 +70,18 @@ def check_gates(gates: Mapping[str, Gate | None], measurements: Sequence[Measure
         if not limits:
             msg = f"gates.{name}: it sets no limit; give one of {', '.join(RULES)}, or `{name}: null` for no gate"
             raise UsageError(msg)
-        measurement = _the_one(name, measurements)
+        measurement = _the_one(name, measurements, why_missing(name))
         results += [_checked(measurement, rule, limit) for rule, limit in limits.items()]
     return tuple(results)
 
 
-def _the_one(name: str, measurements: Sequence[Measurement]) -> Measurement:
+def _the_one(name: str, measurements: Sequence[Measurement], why_missing: str | None) -> Measurement:
     """Return the only measurement of that name, with finite values."""
     named = [row for row in measurements if row.name == name]
     if not named:
+        if why_missing is not None:
+            msg = f"gates.{name}: this run could not measure it: {why_missing}; remove the gate"
+            raise UsageError(msg)
         known = [row.name for row in measurements]
         msg = (
             f"gates.{name}: this run does not measure it{did_you_mean(name, known)}; "

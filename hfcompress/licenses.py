@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["license_warning"]
+__all__ = ["LicenseWarning", "license_warning"]
 
 _NO_DERIVATIVES = re.compile(r"(?i)(?:^|[\W_])(?:nd|no[\W_]?derivatives?)(?:$|[\W_])")
 _NOT_STATED = {"", "none", "unknown"}
+
+
+class LicenseWarning(UserWarning):
+    """The source of what is pushed names no license, or one that forbids derivatives to be shared."""
 
 
 def license_warning(license_id: str | None, license_name: str | None = None) -> str | None:

@@ -1,32 +1,24 @@
-"""What a run measures of source and result, and the records that say so."""
+"""What a run evaluates of source and result, and the records of the two."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.benchmark import alternate, default_threads, latency, parameters_of, size_bytes
-from hfcompress.contracts import Checkpoint, Measurement, Value
-from hfcompress.environment import environment_record
 from hfcompress.errors import DataError, RecipeError
-from hfcompress.report import ArtifactRecord, SourceRecord, TowerBytes
+from hfcompress.processes import together
+from hfcompress.report import ArtifactRecord, DataRecord, SourceRecord
 from hfcompress.runtimes import runtime_of
-from hfcompress.tower_bytes import tower_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from transformers import PretrainedConfig
 
-    from hfcompress.contracts import Forecast, Progress, Rows, Task
+    from hfcompress.contracts import Checkpoint, Forecast, Measurement, Progress, Rows, Task
     from hfcompress.hub import Source
-    from hfcompress.recipe import BenchmarkOptions, Recipe
+    from hfcompress.recipe import Recipe
 
-__all__ = ["Costs", "Evaluation", "artifact_record", "cost_measurements", "source_record"]
-
-_CALL_TOKENS = 77
-"""Length of the texts in a timed call: what CLIP pads to. A model that takes fewer gets fewer."""
+__all__ = ["Evaluation", "artifact_record", "data_records", "source_record"]
 
 
 class Evaluation:
@@ -58,103 +50,29 @@ class Evaluation:
     def _predict(self, checkpoint: Checkpoint, leaders: list[Any] | None = None) -> list[Any]:
         if not self._tasks:
             return []
-        model = runtime_of(checkpoint.format).load(checkpoint.path)
-        predictions = []
-        for index, (task, rows) in enumerate(self._tasks):
-            try:
-                predictions.append(
-                    task.predict(model, rows, self._progress)
-                    if leaders is None
-                    else task.follow(model, rows, leaders[index], self._progress)
-                )
-            except DataError as error:
-                raise RecipeError([self._recipe.problem(("evaluate", index), str(error))]) from error
-        return predictions
+        return together(_predictions, self._progress, self._recipe, self._tasks, checkpoint, leaders)
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Size, by tower too, and speed of source and result, and the machine they were measured on."""
-
-    measurements: tuple[Measurement, ...]
-    environment: dict[str, str | int]
-    towers: tuple[TowerBytes, ...]
-
-
-def cost_measurements(
-    options: BenchmarkOptions,
-    source: Checkpoint,
-    artifact: Checkpoint,
-    weights: Path,
-    float32: Path,
+def _predictions(
     progress: Progress,
-) -> Costs:
-    """Measure size, parameters and latency of the source, in torch and in the artifact's runtime, and of the artifact.
-
-    Args:
-        options: How latency is measured.
-        source: The source as it was downloaded.
-        artifact: The result.
-        weights: The last folder in which the result has its weights in safetensors.
-        float32: Scratch folder for the source's float32 form in the artifact's runtime.
-        progress: Hears how far the timing is.
-    """
-    from hfcompress.anatomy import load_config, meta_model
-    from hfcompress.probes import example_inputs
-
-    runtime, published = runtime_of(artifact.format), runtime_of(source.format)
-    threads = options.threads or default_threads()
-    same = artifact.format == source.format
-    baseline = runtime.export(source, float32)
-    models = {
-        "source": runtime.load(baseline.path, threads),
-        "compressed": runtime.load(artifact.path, threads),
-    } | ({} if same else {"published": published.load(source.path, threads)})
-    arrays = {
-        name: tensor.numpy()
-        for name, tensor in example_inputs(
-            meta_model(load_config(source.path)), options.batch_size, _CALL_TOKENS
-        ).items()
-    }
-    times = alternate(models, arrays, options.repeats, progress)
-
-    def timed(name: str, label: str, percentile: float) -> Measurement:
-        values = {model: latency(samples, percentile) for model, samples in times.items()}
-        return Measurement(
-            name,
-            label,
-            "ms",
-            higher_is_better=False,
-            compressed=values["compressed"],
-            source=values["source"],
-            as_published=values.get("published"),
-            n=options.repeats,
-        )
-
-    measurements = (
-        Measurement(
-            "size_bytes",
-            "size on disk",
-            "bytes",
-            higher_is_better=False,
-            compressed=Value(size_bytes(artifact)),
-            source=Value(size_bytes(baseline)),
-            as_published=None if same else Value(size_bytes(source)),
-        ),
-        Measurement(
-            "parameters",
-            "parameters",
-            "count",
-            higher_is_better=False,
-            compressed=Value(parameters_of(weights)),
-            source=Value(parameters_of(source.path)),
-        ),
-        timed("latency_ms", f"latency, p50, {_rows(options.batch_size)}", 50),
-        timed("latency_p90_ms", f"latency, p90, {_rows(options.batch_size)}", 90),
-    )
-    before, after = (tower_bytes(checkpoint, source.path) for checkpoint in (baseline, artifact))
-    towers = tuple(TowerBytes(name, before.get(name, 0), after.get(name, 0)) for name in sorted(before | after))
-    return Costs(measurements, environment_record(threads), towers)
+    recipe: Recipe,
+    tasks: Sequence[tuple[Task, Rows]],
+    checkpoint: Checkpoint,
+    leaders: Sequence[Any] | None,
+) -> list[Any]:
+    """Return what each task makes of a checkpoint, given what it made of the source, where it is another one."""
+    model = runtime_of(checkpoint.format).load(checkpoint.path)
+    predictions = []
+    for index, (task, rows) in enumerate(tasks):
+        try:
+            predictions.append(
+                task.predict(model, rows, progress)
+                if leaders is None
+                else task.follow(model, rows, leaders[index], progress)
+            )
+        except DataError as error:
+            raise RecipeError([recipe.problem(("evaluate", index), str(error))]) from error
+    return predictions
 
 
 def source_record(source: Source, forecast: Forecast) -> SourceRecord:
@@ -169,6 +87,23 @@ def source_record(source: Source, forecast: Forecast) -> SourceRecord:
         architecture=_architecture(forecast.config),
         parameters=forecast.parameters,
         remote_code=source.remote_code,
+    )
+
+
+def data_records(recipe: Recipe, rows: Mapping[str, Rows]) -> tuple[DataRecord, ...]:
+    """Return what the report says of the rows that the run read."""
+    return tuple(
+        DataRecord(
+            name,
+            rows[name].name,
+            reference.config,
+            reference.split,
+            rows[name].revision,
+            on_hub=not reference.is_local,
+            requested=rows[name].requested,
+            used=len(rows[name]),
+        )
+        for name, reference in recipe.data.items()
     )
 
 
@@ -200,7 +135,3 @@ def artifact_record(recipe: Recipe, artifact: Checkpoint, repo: str | None) -> A
 
 def _architecture(config: PretrainedConfig) -> str | None:
     return config.architectures[0] if config.architectures else None
-
-
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count} rows"

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from hfcompress.artifact import check_output, describe, staging
 from hfcompress.contracts import Checkpoint, Forecast, Progress, StepContext, StepRecord
+from hfcompress.costs import cost_measurements
 from hfcompress.data import load_rows
 from hfcompress.errors import CheckpointError, DataError, HfcompressError, MissingExtraError, NotOnHubError, RecipeError
 from hfcompress.extras import require_extra
 from hfcompress.gates import check_gates
 from hfcompress.hub import Pushed, Source, download_weights, push_folder, resolve_model
 from hfcompress.licenses import license_warning
-from hfcompress.measure import Evaluation, artifact_record, cost_measurements, source_record
+from hfcompress.measure import Evaluation, artifact_record, data_records, source_record
 from hfcompress.overlap import shared_rows
+from hfcompress.processes import led_by_main
 from hfcompress.recipe import Recipe, load_recipe
 from hfcompress.registry import TASKS
 from hfcompress.report import CardRecord, RecipeRecord, Report
@@ -91,6 +93,7 @@ def default_output(recipe: Recipe) -> Path:
     return Path("out", recipe.name)
 
 
+@led_by_main
 def run(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
@@ -127,6 +130,9 @@ def run(
     for forecast in the_plan.forecasts[1:]:
         for change in forecast.changes:
             progress.note(change)
+    if the_plan.source.converted is not None:
+        where = the_plan.source.converted
+        progress.note(f"{the_plan.source.id}: its main branch holds no safetensors; taken from {where} by SFconvertbot")
     if push and recipe.push is not None:
         warning = license_warning(the_plan.source.license, the_plan.source.license_name)
         if warning is not None:
@@ -153,7 +159,7 @@ def run(
 
         progress.stage("report")
         measurements = (*costs.measurements, *quality)
-        gates = check_gates(recipe.gates, measurements)
+        gates = check_gates(recipe.gates, measurements, costs.details.reason)
         held = all(gate.held for gate in gates)
         pushing = push and held and recipe.push is not None
         report = Report(
@@ -165,7 +171,9 @@ def run(
             artifact=artifact_record(recipe, artifact, recipe.push.repo if pushing and recipe.push else None),
             environment=costs.environment,
             towers=costs.towers,
+            cost_details=costs.details,
             card=CardRecord(recipe.card.text, recipe.card.tags),
+            data=data_records(recipe, rows),
         )
         describe(report, artifact.path)
 

@@ -95,6 +95,9 @@ class DataReference(_Section):
         "column. Without this mapping the dataset's columns must have those names already.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a dataset on the Hub.")
+    max_seconds: float | None = Field(
+        None, gt=0, description="Of the rows of the split, those whose sound lasts longer are left out."
+    )
 
     @property
     def is_local(self) -> bool:
@@ -166,12 +169,33 @@ def _with_defaults(gates: dict[str, Gate | None]) -> dict[str, Gate | None]:
 _Gates: TypeAlias = Annotated[dict[str, Gate | None], AfterValidator(_with_defaults)]
 
 
-class BenchmarkOptions(_Section):
-    """How latency and throughput are measured."""
+def _different(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(sizes)) < len(sizes):
+        msg = f"got {list(sizes)}, expected each number of rows once"
+        raise ValueError(msg)
+    return sizes
 
-    batch_size: int = Field(1, ge=1, description="Rows in one timed call.")
+
+class BenchmarkOptions(_Section):
+    """How latency, throughput and memory are measured."""
+
+    batch_size: int = Field(1, ge=1, description="Rows in a call whose latency is measured.")
     repeats: int = Field(50, ge=1, description="Timed calls of the source and of the result, in alternation.")
     threads: int | None = Field(None, ge=1, description="CPU threads of a call; all that the runtime wants by default.")
+    throughput_batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_different)] = Field(
+        (8,), description="Rows in a call whose throughput is measured, one measurement for each; empty for none."
+    )
+    memory: bool = Field(
+        default=True,
+        description="Whether the peak memory of source and result is measured, each in a fresh process of its own.",
+    )
+
+    @property
+    def throughput_names(self) -> dict[str, int]:
+        """Measurement → rows in a call, least rows first; the one with the most has the plain name."""
+        sizes = sorted(self.throughput_batch_sizes)
+        names = [f"throughput_per_s_at_{size}" for size in sizes[:-1]] + ["throughput_per_s"] * bool(sizes)
+        return dict(zip(names, sizes, strict=True))
 
 
 def _tag(tag: str) -> str:
@@ -229,7 +253,9 @@ class Recipe(_Section):
         description="Measurement → its limits. `{min_ratio: 1.0}` of size_bytes and latency_ms holds by default: "
         "a result that is larger or slower than its source is refused; null lifts it.",
     )
-    benchmark: BenchmarkOptions = Field(BenchmarkOptions(), description="How latency and throughput are measured.")
+    benchmark: BenchmarkOptions = Field(
+        BenchmarkOptions(), description="How latency, throughput and memory are measured."
+    )
     card: Card = Field(Card(), description="What is added to the model card.")
     push: Push | None = Field(None, description="Where the result goes; nowhere by default.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seeds everything random.")
@@ -266,20 +292,23 @@ class Recipe(_Section):
         return self._document.problem(path, message)
 
 
-def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, base: Path | None = None
+) -> Recipe:
     """Return a recipe in which every name, type and reference has been checked.
 
-    Local folders become absolute. All relative paths of models and datasets start from the folder of `source`, those
-    in included files too; the names of included files start from the file that includes them.
+    Local folders become absolute. All relative paths of models and datasets start from `base`, those in included files
+    too; the names of included files start from the file that includes them.
 
     Args:
         source: A YAML file, or the values themselves.
         overrides: Each `a.b.0.c=value`, the value in YAML; applied in order, after the includes.
+        base: By default the folder of `source`, or the current one for values.
 
     Raises:
         RecipeError: The recipe has mistakes; the error holds all of them, each with its file, line and column.
     """
-    document = read_document(source, overrides)
+    document = read_document(source, overrides, base)
     try:
         recipe = validated(Recipe, document.values)
     except ValidationError as error:

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from hfcompress.recipe import DataReference, Gate, Recipe
     from hfcompress.yaml_text import KeyPath
 
-__all__ = ["COSTS", "contradictions"]
+__all__ = ["contradictions"]
 
-COSTS = ("size_bytes", "parameters", "latency_ms", "latency_p90_ms")
-"""Measurements that every run gives, whatever its tasks."""
+_COSTS = ("size_bytes", "parameters", "flops", "latency_ms", "latency_p90_ms")
+"""Measurements that every run gives, whatever its tasks and its benchmark."""
+_MEMORY = ("peak_memory_bytes", "model_memory_bytes")
 
 
 def contradictions(recipe: Recipe) -> list[Mistake]:
@@ -106,29 +107,33 @@ def _columns(recipe: Recipe) -> Iterator[Mistake]:
 def _gates(recipe: Recipe) -> Iterator[Mistake]:
     measures = [name for spec in recipe.evaluate for name in TASKS.get(spec.task).measures]
     compared = {name for spec in recipe.evaluate for name in TASKS.get(spec.task).compared}
-    known = [*dict.fromkeys(measures), *COSTS]
+    costs = (*_COSTS, *recipe.benchmark.throughput_names, *(_MEMORY if recipe.benchmark.memory else ()))
+    known = [*dict.fromkeys(measures), *costs]
     for name, gate in recipe.gates.items():
-        if name not in known:
+        if name in _MEMORY and name not in known:
+            yield Mistake(("gates", name), "`benchmark.memory` is false, so nothing measures it; remove one of the two")
+        elif name not in known:
             message = f"this recipe measures no {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"
             yield Mistake(("gates", name), message)
         elif gate is not None:
-            yield from _limits(name, gate, measures)
+            yield from _limits(name, gate, measures, costs)
             if gate.max_drop is not None and name in compared:
                 message = f"{name} compares the result with the source, which has none to drop from; expected "
                 yield Mistake(("gates", name, "max_drop"), message + "min_value or max_value")
 
 
-def _limits(name: str, gate: Gate, measures: Iterable[str]) -> Iterator[Mistake]:
+def _limits(name: str, gate: Gate, measures: Iterable[str], costs: tuple[str, ...]) -> Iterator[Mistake]:
     times = list(measures).count(name)
     if times > 1:
         yield Mistake(
             ("gates", name), f"{times} evaluations of this recipe measure it, expected one; remove the others"
         )
-    if gate.max_drop is not None and name in COSTS:
-        message = f"{name} is a cost, not a score; expected min_ratio (times better than the source) or max_value"
+    if gate.max_drop is not None and name in costs:
+        bound = "min_value" if name.startswith("throughput") else "max_value"
+        message = f"{name} is a cost, not a score; expected min_ratio (times better than the source) or {bound}"
         yield Mistake(("gates", name, "max_drop"), message)
-    if gate.min_ratio is not None and name not in COSTS:
-        message = f"only {', '.join(COSTS)} have a ratio; expected max_drop or min_value"
+    if gate.min_ratio is not None and name not in costs:
+        message = f"only {', '.join(costs)} have a ratio; expected max_drop or min_value"
         yield Mistake(("gates", name, "min_ratio"), message)
 
 

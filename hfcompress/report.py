@@ -19,6 +19,7 @@ from pydantic_core import core_schema
 
 from hfcompress.changes import Change, change, describe_change
 from hfcompress.contracts import Format, Measurement, StepRecord
+from hfcompress.cost_details import CostDetails  # noqa: TC001 - pydantic reads the annotation
 from hfcompress.errors import CheckpointError, RunError, UnknownNameError
 from hfcompress.registry import did_you_mean
 
@@ -26,6 +27,7 @@ __all__ = [
     "FILE_NAME",
     "ArtifactRecord",
     "CardRecord",
+    "DataRecord",
     "GateResult",
     "RecipeRecord",
     "Report",
@@ -181,6 +183,33 @@ class CardRecord:
 
 
 @dataclass(frozen=True)
+class DataRecord:
+    """Rows that the run read, under their name in the recipe.
+
+    Attributes:
+        name: What the recipe calls them.
+        dataset: Hub id, or the name of a local folder, never its path.
+        config: Configuration of the dataset, where the recipe names one.
+        split: The split as the recipe writes it.
+        revision: Commit sha of a Hub dataset, the content fingerprint of a local one.
+        on_hub: Whether `dataset` is a Hub id.
+        requested: How many rows the split asks for, where it says a number.
+        used: How many rows there were.
+    """
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    dataset: str
+    config: str | None
+    split: str
+    revision: str
+    on_hub: bool
+    requested: int | None
+    used: int
+
+
+@dataclass(frozen=True)
 class _StepRow:
     """A `StepRecord` with a detail that pydantic can check; the contract's own recursive alias overflows its stack."""
 
@@ -224,6 +253,8 @@ class Report:
     environment: dict[str, str | int]
     towers: tuple[TowerBytes, ...] = ()
     card: CardRecord = CardRecord()
+    data: tuple[DataRecord, ...] = ()
+    cost_details: CostDetails | None = None
     schema_version: Literal[1] = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

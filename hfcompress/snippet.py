@@ -130,7 +130,7 @@ def _run(artifact: ArtifactRecord, name: str, *, is_torch: bool, is_towers: bool
     if artifact.pipeline_tag in {"zero-shot-image-classification", "image-text-retrieval"}:
         return _Run(_matched_image(cast=cast, is_torch=is_torch, is_towers=is_towers), _IMPORT_IMAGE)
     if artifact.pipeline_tag == "zero-shot-audio-classification":
-        return None if is_towers else _Run(_matched_sound(cast=cast, is_torch=is_torch), [], hears=True)
+        return _Run(_matched_sound(cast=cast, is_torch=is_torch, is_towers=is_towers), [], hears=True)
     if artifact.pipeline_tag == "automatic-speech-recognition":
         return _Run(_transcribed(name, cast=cast, is_torch=is_torch), [], hears=True)
     chats = any(path.startswith("chat_template.") for path in artifact.files)
@@ -159,7 +159,18 @@ def _matched_image(*, cast: bool, is_torch: bool, is_towers: bool) -> list[str]:
     ]
 
 
-def _matched_sound(*, cast: bool, is_torch: bool) -> list[str]:
+def _matched_sound(*, cast: bool, is_torch: bool, is_towers: bool) -> list[str]:
+    if is_towers:
+        return [
+            *_SOUND,
+            'labels = ["a dog barks", "it rains"]',
+            f"heard = {_HEARD}",
+            'words = processor.tokenizer(labels, padding=True, return_tensors="pt")',
+            'sounds = audio_model(**{name: heard[name] for name in audio_model.input_names})["audio_embeds"]',
+            'texts = text_model(**{name: words[name] for name in text_model.input_names})["text_embeds"]',
+            "cosines = sounds @ texts.T  # of unit vectors; the scale of the logits is only in the graph of the whole",
+            *_PRINTED_COSINES,
+        ]
     logits = "logits = model(**inputs).logits_per_audio" if is_torch else 'logits = model(**inputs)["logits_per_audio"]'
     return [
         *_SOUND,

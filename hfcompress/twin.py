@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from hfcompress.probes import find_probes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from transformers import PreTrainedModel
 
@@ -104,13 +104,14 @@ def probes_of(twin: PreTrainedModel, part: str = "", **sizes: int) -> tuple[Prob
         return find_probes(twin, part, **sizes)
 
 
-def count_flops(twin: PreTrainedModel) -> dict[str, int]:
+def count_flops(twin: PreTrainedModel, probes: Sequence[Probe] = ()) -> dict[str, int]:
     """Count the operations of one row of inputs with texts of `FLOP_TOKENS` tokens, two for each product.
 
     Where the model takes no inputs that a configuration tells, those of its parts are counted.
 
     Args:
         twin: The twin of a model; its parameters need no gradients afterwards.
+        probes: What is run; by default inputs of one row on which the model, or each of its parts, runs.
 
     Returns:
         Dotted name of a module → its operations, those of the modules inside of it included; "" is the whole.
@@ -120,7 +121,7 @@ def count_flops(twin: PreTrainedModel) -> dict[str, int]:
     """
     twin.requires_grad_(requires_grad=False)  # the counter follows no leaf that is passed between modules
     found: dict[str, int] = {"": 0}
-    for probe in probes_of(twin, batch_size=1, tokens=FLOP_TOKENS):
+    for probe in probes or probes_of(twin, batch_size=1, tokens=FLOP_TOKENS):
         part = twin.get_submodule(probe.module)
         with FlopCounterMode(display=False) as counter, SkippedProducts(is_counted=True), torch.no_grad():
             part(**probe.inputs)

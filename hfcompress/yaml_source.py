@@ -42,26 +42,29 @@ class Document:
         return node.place.problem(path, message)
 
 
-def read_document(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Document:
+def read_document(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), base: Path | None = None
+) -> Document:
     """Read a recipe, merge what it includes, then apply overrides in order.
 
     Args:
         source: A YAML file, or the values themselves.
         overrides: Each `a.b.0.c=value`, the value in YAML.
+        base: Where relative paths of models and datasets start; by default in the file's folder, or the current one.
 
     Raises:
         RecipeError: The text cannot be read as one mapping.
     """
     reader = _Reader()
     if isinstance(source, Mapping):
-        base = Path.cwd()
+        default = Path.cwd()
         root = reader.included(reader.from_python(source, Place("recipe"), ()), Path(), ())
     else:
-        base = Path(source).absolute().parent
+        default = Path(source).absolute().parent
         root = reader.file(Path(source), Place(str(source)), ())
     for override in overrides:
         root = reader.overridden(root, override)
-    return Document(_plain(root), base, tuple(reader.problems), root)
+    return Document(_plain(root), base or default, tuple(reader.problems), root)
 
 
 def _plain(node: Node) -> Any:  # noqa: ANN401 - whatever YAML can say

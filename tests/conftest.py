@@ -150,7 +150,7 @@ def small_recipe(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - any key of
             }
         ],
         "gates": {"latency_ms": None},
-        "benchmark": {"repeats": 3, "threads": 1},
+        "benchmark": {"repeats": 3, "threads": 1, "memory": False},  # a process for each model takes seconds
         **changes,
     }
 
@@ -195,7 +195,8 @@ def _run(folder: Path, recipe: Path | dict[str, Any], *arguments: str) -> Ran:
 @pytest.fixture(scope="session")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """Return the quickstart, run from its own file and pushed to the Hub of the tests."""
-    changes = ("push={repo: alice/digits, private: true}", "gates.latency_ms=null")  # no test depends on a time
+    # no test depends on a time, and what memory takes has a run of its own
+    changes = ("push={repo: alice/digits, private: true}", "gates.latency_ms=null", "benchmark.memory=false")
     arguments = [word for change in changes for word in ("--set", change)]
     return _run(tmp_path_factory.mktemp("quickstart") / "out", QUICKSTART / "recipe.yaml", *arguments)
 

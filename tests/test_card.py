@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from hfcompress.canvas import Picture
 from hfcompress.card import card_metadata, code, plain, render_card
 from hfcompress.contracts import Measurement, StepRecord, Value
+from hfcompress.cost_details import CostDetails, TowerFlops, Unmeasured
 from hfcompress.errors import RunError
 from hfcompress.report import ArtifactRecord, CardRecord, GateResult, RecipeRecord, Report, SourceRecord
 
@@ -176,6 +177,23 @@ def test_headline(latency_ms: float, sentence: str) -> None:
     first = body(render_card(report(latency_ms=latency_ms), [])).split("\n\n")[1]
     ending = "on Some CPU with 2 threads; top-1 accuracy 97.2\u00a0% → 96.9\u00a0% (n = 540). Made with hfcompress."
     assert f"{sentence} [`openai/clip`](https://huggingface.co/openai/clip) {ending}" == first
+
+
+def test_costs_beside_the_first_table() -> None:
+    """What few look for comes after the quality, and what was not measured is said there, with the reason."""
+    details = CostDetails({}, {}, 64, (TowerFlops("vision", 7200, 3600),), (Unmeasured("parameters", "no <b>"),))
+    p90 = replace(costs(3.81)[1], name="latency_p90_ms", label="latency, p90")
+    found = report(measurements=(*quality(), *costs(3.81), p90), cost_details=details)
+    card = render_card(found, [])
+    first, _, rest = body(card).partition("## How it was measured")
+
+    assert "| latency (n = 200) |" in first
+    assert "p90" not in first
+    assert "| latency, p90 (n = 200) |" in rest
+    assert "| FLOPs, vision | \u2013 | 7.20\u00a0k | **3.60\u00a0k** | 2.0\u00d7 fewer |" in rest
+    assert "- Not measured: parameters: no &#60;b&#62;.\n" in rest
+    assert "texts of 64 tokens" in rest
+    assert unexplained(card.replace("&#60;b&#62;", ""), found) == []
 
 
 def test_failed_gate_first() -> None:

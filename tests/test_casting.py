@@ -15,13 +15,13 @@ from transformers import AutoModel, CLIPModel
 
 import hfcompress
 from hfcompress.anatomy import load_config, load_model, stored_dtype
-from hfcompress.benchmark import parameters_of
 from hfcompress.casting import Cast, CastOptions, rounding
 from hfcompress.contracts import Checkpoint, Forecast, StepContext
 from hfcompress.errors import QuantizationError
 from hfcompress.narrowing import record_in
 from hfcompress.probes import example_inputs
 from hfcompress.runtimes import runtime_of
+from hfcompress.sizes import parameters_of
 from tests.families import FAMILIES, build
 
 pytestmark = pytest.mark.filterwarnings("ignore")

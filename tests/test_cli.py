@@ -63,7 +63,7 @@ def test_validate_tells_all_mistakes_of_all_files(cli: Cli, write: Write, tmp_pa
     assert (done.returncode, done.stdout) == (2, "good.yaml: ok\n")
     assert done.stderr.splitlines() == [
         "bad.yaml:1:1: version: got 2, expected 1",
-        "bad.yaml:23:1: seed: got -1, expected an integer in [0, 4294967296)",
+        "bad.yaml:24:1: seed: got -1, expected an integer in [0, 4294967296)",
         "missing.yaml: no such file",
     ]
 

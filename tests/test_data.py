@@ -99,6 +99,30 @@ def test_rows_of_the_hub_have_their_commit(hub: LoopbackHub, quickstart_folder: 
     assert (rows.name, rows.revision, len(rows)) == ("acme/rows", commit.oid, 5)
 
 
+def test_only_files_of_the_named_splits(hub: LoopbackHub, quickstart_folder: Path) -> None:
+    """Of a dataset on the Hub no other split is downloaded, because others can be a thousand times as large."""
+    hub.add_repo("acme/large", quickstart_folder / "data", repo_type="dataset")
+    rows = load_rows(DataReference(dataset="acme/large", split="test[:3]+calibration[:2]"), ("image",))
+    fetched = {request.path.rpartition("/")[2] for request in hub.requests if request.path.endswith(".parquet")}
+
+    assert len(rows) == 5
+    assert fetched == {"test.parquet", "calibration.parquet"}
+
+
+def test_sounds_that_are_too_long(tmp_path: Path) -> None:
+    """Sounds longer than `max_seconds` are left out, which must leave some; rows without sounds are an error."""
+    long = Dataset.from_dict({"audio": [*sounds(2, 0.5), *sounds(1, 2.0)], "text": ["a", "b", "c"]})
+    long.to_parquet(tmp_path / "test.parquet")
+    speech = {"dataset": str(tmp_path), "split": "test"}
+
+    assert load_rows(DataReference(**speech, max_seconds=1), ()).dataset["text"] == ["a", "b"]
+    with pytest.raises(DataError, match=r"every sound of the split lasts longer than 0\.1 s$"):
+        load_rows(DataReference(**speech, max_seconds=0.1), ())
+    with pytest.raises(DataError, match=r"gives no 'audio' whose seconds could be counted") as caught:
+        load_rows(DataReference(**speech, columns={"text": "text"}, max_seconds=1), ())
+    assert caught.value.key == ("max_seconds",)
+
+
 def test_split_that_the_hub_lacks(hub: LoopbackHub, quickstart_folder: Path) -> None:
     """The splits of a dataset on the Hub are told too."""
     hub.add_repo("acme/splits", quickstart_folder / "data", repo_type="dataset")

@@ -57,6 +57,12 @@ def test_result() -> None:
     assert expected == check_gates({"score": Limits(max_drop=0.01)}, [measured(0.5, 0.75)])
 
 
+def test_why_it_was_not_measured() -> None:
+    """A gate on what this run could not measure is an error that says why."""
+    with pytest.raises(UsageError, match=r"^gates\.flops: this run could not measure it: no inputs; remove the gate$"):
+        check_gates({"flops": Limits(min_ratio=1.0)}, [measured(1.0)], {"flops": "no inputs"}.get)
+
+
 def test_every_limit() -> None:
     """Each limit of a gate gives a result of its own."""
     results = check_gates({"score": Limits(max_drop=0.5, min_value=0.9)}, [measured(0.8, 0.9)])

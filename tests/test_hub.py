@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,6 +37,40 @@ def test_model_resolves_to_a_commit(online: LoopbackHub) -> None:
     assert (source.id, source.on_hub, source.license) == ("acme/clip", True, "apache-2.0")
     assert not [request for request in online.requests if request.path.endswith(".safetensors")]
     assert (download_weights(source) / "model.safetensors").is_file()
+
+
+TITLE = "Adding `safetensors` variant of this model"
+
+
+@pytest.mark.parametrize(
+    ("title", "author", "taken"),
+    [(TITLE, "SFconvertbot", True), (TITLE, "mallory", False), ("Add weights", "SFconvertbot", False)],
+)
+def test_safetensors_in_a_pull_request(
+    title: str,
+    author: str,
+    taken: bool,  # noqa: FBT001 - a case of the table
+    hub: LoopbackHub,
+    clip: Path,
+    tmp_path: Path,
+) -> None:
+    """A main branch of pickles stands for what the Hub's converter offers, and for nobody else's pull request."""
+    shutil.copytree(clip, tmp_path / "pickled")
+    weights = (tmp_path / "pickled/model.safetensors").rename(tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "pickled/pytorch_model.bin").write_bytes(b"pickle")
+    name = f"acme/pickled-{len(title)}-{author}"
+    main = hub.add_repo(name, tmp_path / "pickled")
+    offer = hub.offer(name, {"model.safetensors": weights}, title=title, author=author)
+    source = resolve_model(name, "main")
+
+    assert (source.revision, source.converted) == ((offer.oid, "refs/pr/1") if taken else (main.oid, None))
+    if taken:
+        assert (download_weights(source) / "model.safetensors").read_bytes() == weights
+    else:
+        with pytest.raises(
+            CheckpointError, match=r"nothing but safetensors: .+ name it with `revision: refs/pr/\.\.\.`"
+        ):
+            download_weights(source)
 
 
 def test_folder_has_a_fingerprint(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_run_of_a_model_that_writes(name: str, tmp_path: Path, cli: Cli) -> None
         "model": {"id": "source"},
         "steps": [{"use": "quantize", "runtime": "onnxruntime", "mode": "dynamic"}],
         "gates": {"size_bytes": None, "latency_ms": None},
-        "benchmark": {"repeats": 3, "threads": 1},
+        "benchmark": {"repeats": 3, "threads": 1, "memory": False},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     done = cli("run", tmp_path / "recipe.yaml", "-o", tmp_path / "out", "--json")

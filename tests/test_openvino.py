@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig
 
 import hfcompress
-from hfcompress.benchmark import size_bytes
 from hfcompress.contracts import Checkpoint, Forecast, Progress, StepContext
 from hfcompress.data import load_rows
 from hfcompress.errors import QuantizationError, RecipeError
@@ -24,6 +23,7 @@ from hfcompress.quantization.openvino import OpenVinoOptions, OpenVinoQuantizer
 from hfcompress.recipe import DataReference
 from hfcompress.report import Report
 from hfcompress.runtimes import checkpoint_at, runtime_of
+from hfcompress.sizes import size_bytes
 from tests.conftest import Ran, _run, small_recipe
 from tests.families import FAMILIES, build
 from tests.openvino_models import made_rows, save_gemma3, save_llava, save_siglip, save_whisper

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +167,23 @@ def test_who_may_not_push(token: str, hub: LoopbackHub, artifact: Path, monkeypa
         hfcompress.push(artifact, "acme/forbidden")
     with pytest.raises(KeyError, match="acme/forbidden"):
         hub.repository("acme/forbidden")
+
+
+@pytest.mark.parametrize(("license_id", "match"), [(None, "names no license"), ("cc-by-nd-4.0", "forbids derivatives")])
+def test_license_is_a_warning(license_id: str | None, match: str, hub: LoopbackHub, artifact: Path) -> None:
+    """Python says of a license what the command line says, and a caller can make that stop the push."""
+    report = Report.load(artifact)
+    dataclasses.replace(report, source=dataclasses.replace(report.source, license=license_id)).save(artifact)
+    name = f"alice/licensed-{license_id}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", hfcompress.LicenseWarning)
+        with pytest.raises(hfcompress.LicenseWarning, match=match):
+            hfcompress.push(artifact, name)
+    with pytest.raises(KeyError):
+        hub.repository(name)
+    with pytest.warns(hfcompress.LicenseWarning, match=match):
+        hfcompress.push(artifact, name)
+    assert hub.repository(name)
 
 
 def test_repository_name_that_cannot_be(artifact: Path) -> None:

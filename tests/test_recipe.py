@@ -280,7 +280,8 @@ BAD = [
         [
             (
                 "4:9: gates.size_byte: this recipe measures no 'size_byte' (did you mean 'size_bytes'?); "
-                "known: size_bytes, parameters, latency_ms, latency_p90_ms"
+                "known: size_bytes, parameters, flops, latency_ms, latency_p90_ms, throughput_per_s, "
+                "peak_memory_bytes, model_memory_bytes"
             ),
         ],
         id="gate on nothing",
@@ -299,11 +300,40 @@ BAD = [
         H + S + D + E + "gates: {zero_shot_accuracy: {min_ratio: 1}}\n",
         [
             (
-                "7:30: gates.zero_shot_accuracy.min_ratio: only size_bytes, parameters, latency_ms, "
-                "latency_p90_ms have a ratio; expected max_drop or min_value"
+                "7:30: gates.zero_shot_accuracy.min_ratio: only size_bytes, parameters, flops, latency_ms, "
+                "latency_p90_ms, throughput_per_s, peak_memory_bytes, model_memory_bytes have a ratio; expected "
+                "max_drop or min_value"
             ),
         ],
         id="ratio of a score",
+    ),
+    pytest.param(
+        H + S + "gates: {throughput_per_s_at_2: {max_drop: 1}}\nbenchmark: {throughput_batch_sizes: [4, 2]}\n",
+        [
+            (
+                "4:33: gates.throughput_per_s_at_2.max_drop: throughput_per_s_at_2 is a cost, not a score; expected "
+                "min_ratio (times better than the source) or min_value"
+            ),
+        ],
+        id="drop of throughput",
+    ),
+    pytest.param(
+        H + S + "gates: {peak_memory_bytes: {min_ratio: 1}}\nbenchmark: {memory: false}\n",
+        [
+            (
+                "4:9: gates.peak_memory_bytes: `benchmark.memory` is false, so nothing measures it; remove one of the "
+                "two"
+            ),
+        ],
+        id="gate on memory that is not measured",
+    ),
+    pytest.param(
+        H + S + "benchmark: {throughput_batch_sizes: [8, 8], memory: 1}\n",
+        [
+            "4:13: benchmark.throughput_batch_sizes: got [8, 8], expected each number of rows once",
+            "4:45: benchmark.memory: got 1, expected true or false",
+        ],
+        id="batch sizes",
     ),
     pytest.param(
         H + S + D + E + "gates: {top1_agreement: {max_drop: 0.1}}\n",
@@ -423,6 +453,18 @@ def test_larger_or_slower_results_are_refused_by_default(here: Path) -> None:
     both = {"size_bytes": Gate(min_ratio=1.0), "latency_ms": Gate(min_ratio=1.0)}
     assert written_and_loaded(H + S, here).gates == both
     assert written_and_loaded(H + S + "gates: {latency_ms: null}\n", here).gates == both | {"latency_ms": None}
+
+
+def test_throughput_has_a_name_for_each_batch_size(here: Path) -> None:
+    """The largest calls give the measurement its plain name, the others say their rows; all can have gates."""
+    text = H + S + "benchmark: {throughput_batch_sizes: [4, 16, 1]}\n"
+    names = {"throughput_per_s_at_1": 1, "throughput_per_s_at_4": 4, "throughput_per_s": 16}
+    assert written_and_loaded(text, here).benchmark.throughput_names == names
+    gated = text + "gates: {throughput_per_s_at_4: {min_ratio: 1}, throughput_per_s: {min_value: 9}}\n"
+    assert written_and_loaded(gated, here).gates.keys() > {"throughput_per_s_at_4", "throughput_per_s"}
+    assert (
+        written_and_loaded(H + S + "benchmark: {throughput_batch_sizes: []}\n", here).benchmark.throughput_names == {}
+    )
 
 
 def test_local_folders_become_absolute(here: Path) -> None:

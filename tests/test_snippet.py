@@ -124,6 +124,24 @@ def test_snippet_of_every_task_runs(runtime: str, family: str, here: Path, capsy
         assert len(lines) == 1
 
 
+@pytest.mark.onnxruntime
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["siglip", "clap"])
+def test_snippet_of_towers_runs(family: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of towers that stand alone both are run, and the cosine of each label is printed."""
+    source = save_checkpoint(family, here / "source")
+    exported = RUNTIMES.get("onnxruntime")().export(source, here / "out", layout="towers")  # type: ignore[call-arg]
+    os.chdir(exported.path)
+    code = loading_snippet(described(exported.path, exported.format, EXAMPLES[family]))
+    capsys.readouterr()
+    exec(compile(code, "snippet", "exec"), {})  # noqa: S102
+    cosines = [float(line.partition(": ")[2]) for line in capsys.readouterr().out.splitlines()]
+
+    assert "cosines" in code
+    assert len(cosines) == 2
+    assert all(0 < abs(cosine) <= 1 for cosine in cosines)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", ["siglip", "clap", "whisper", "blip_captioning"])
 def test_snippet_of_half_precision_runs(family: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,7 @@ def test_run_measures_source_and_result(
         "steps": [{"use": "prune", "towers": {"all": {"ffn": 0.3}}, "importance": "magnitude"}],
         "evaluate": [{"task": task, "data": "rows", "max_new_tokens": 5, "batch_size": 4}],
         "gates": {"latency_ms": None, "output_kl_divergence": {"max_value": 20}},
-        "benchmark": {"repeats": 1},
+        "benchmark": {"repeats": 1, "memory": False},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     done = cli("run", tmp_path / "recipe.yaml", "-o", tmp_path / "out")

@@ -16,13 +16,13 @@ from transformers import AutoModel, CLIPModel
 
 import hfcompress
 from hfcompress.anatomy import load_config
-from hfcompress.benchmark import parameters_of, size_bytes
 from hfcompress.contracts import Checkpoint, Forecast, StepContext
 from hfcompress.errors import CheckpointError, QuantizationError, RecipeError
 from hfcompress.narrowing import record_in
 from hfcompress.quantization.torchao import TorchAoOptions, TorchAoQuantizer
 from hfcompress.quantized import quantization_method
 from hfcompress.report import Report
+from hfcompress.sizes import parameters_of, size_bytes
 from tests.families import FAMILIES, build
 
 pytestmark = [pytest.mark.torchao, pytest.mark.filterwarnings("ignore")]

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hfcompress.errors import CheckpointError
-from hfcompress.inputs import audio_inputs, image_inputs, text_inputs
+from hfcompress.evaluation.preparation import Modality, Preparation
+from hfcompress.inputs import text_inputs
+from hfcompress.processes import assembled, own
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from hfcompress.contracts import Model, Progress, Rows
 
     Array = np.ndarray[Any, np.dtype[np.float32]]
 
-__all__ = ["Modality", "embed_media", "embed_texts", "normalised"]
+__all__ = ["embed_media", "embed_texts", "normalised"]
 
-T = TypeVar("T")
-Modality: TypeAlias = Literal["image", "audio"]
 _PLURAL = {"image": "images", "audio": "sounds"}
 
 
-def embed_media(model: Model, rows: Rows, modality: Modality, batch_size: int, progress: Progress) -> Array:
+def embed_media(
+    model: Model, rows: Rows, modality: Modality, batch_size: int, progress: Progress, workers: int = 0
+) -> Array:
     """Return the unit embeddings of the column `image` or `audio`: float32 of shape (rows, width).
+
+    Args:
+        model: A dual encoder.
+        rows: The rows.
+        modality: The column.
+        batch_size: Rows that go through the model at once.
+        progress: Hears how many batches are done.
+        workers: Processes that decode and process the rows beside the model; 0 for a thread.
 
     The graph of a dual encoder wants both inputs in every call; one short text goes along with each batch and its
     embedding is dropped.
@@ -34,9 +43,12 @@ def embed_media(model: Model, rows: Rows, modality: Modality, batch_size: int, p
         CheckpointError: The model gives no such embeddings.
     """
     companion = text_inputs(model.processor, ["-"])
-    made = _ahead(_media_inputs(model, modality, batch) for batch in rows.batches(batch_size))
-    batches = progress.track(made, -(-len(rows) // batch_size), f"batches of {batch_size} {_PLURAL[modality]}")
-    return np.concatenate([_call(model, {**inputs, **companion}, f"{modality}_embeds") for inputs in batches])
+    count = -(-len(rows) // batch_size)
+    numbers = own(count)
+    made = Preparation.of(model.processor, rows, modality, batch_size).batches(numbers, workers)
+    batches = progress.track(made, len(numbers), f"batches of {batch_size} {_PLURAL[modality]}")
+    vectors = [_call(model, {**inputs, **companion}, f"{modality}_embeds") for inputs in batches]
+    return np.concatenate(assembled(vectors, count))
 
 
 def embed_texts(
@@ -47,37 +59,14 @@ def embed_texts(
     Raises:
         CheckpointError: The model gives no `text_embeds`.
     """
-    companion = _media_inputs(model, modality, next(rows.batches(1)))
-    starts = progress.track(
-        range(0, len(texts), batch_size), -(-len(texts) // batch_size), f"batches of {batch_size} texts"
-    )
-    return np.concatenate(
-        [
-            _call(
-                model, {**text_inputs(model.processor, texts[start : start + batch_size]), **companion}, "text_embeds"
-            )
-            for start in starts
-        ]
-    )
-
-
-def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield the items, the next of which is made in a thread while the model runs on the one before.
-
-    Decoding and resizing leave the interpreter's lock, so a second core takes them; a process would have to send the
-    pixels back, and to be forked beside the threads of a runtime.
-    """
-    with ThreadPoolExecutor(1) as worker:
-        coming = worker.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = worker.submit(next, items, None)
-            yield item
-
-
-def _media_inputs(model: Model, modality: Modality, batch: dict[str, list[Any]]) -> dict[str, np.ndarray[Any, Any]]:
-    if modality == "image":
-        return image_inputs(model.processor, batch["image"])
-    return audio_inputs(model.processor, batch["audio"])
+    companion = Preparation.of(model.processor, rows, modality, 1).batch(0)
+    count = -(-len(texts) // batch_size)
+    numbers = own(count)
+    vectors = []
+    for number in progress.track(numbers, len(numbers), f"batches of {batch_size} texts"):
+        batch = texts[number * batch_size : (number + 1) * batch_size]
+        vectors.append(_call(model, {**text_inputs(model.processor, batch), **companion}, "text_embeds"))
+    return np.concatenate(assembled(vectors, count))
 
 
 def normalised(vectors: Array) -> Array:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfcompress.contracts import TaskOptions
 from hfcompress.errors import DataError
+from hfcompress.evaluation.embedding_options import EmbeddingOptions
 from hfcompress.evaluation.scores import ScoredTask
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _COMPARED = (
 )
 
 
-class RetrievalOptions(TaskOptions):
+class RetrievalOptions(EmbeddingOptions):
     """What a recipe can say of `task: image-text-retrieval`."""
 
 
@@ -84,7 +84,7 @@ class ImageTextRetrieval(ScoredTask):
         captions, row_of = _captions(rows)
         size = self.options.batch_size
         texts = embed_texts(model, captions, rows, "image", size, progress)
-        images = embed_media(model, rows, "image", size, progress)
+        images = embed_media(model, rows, "image", size, progress, self.options.workers)
         ends = np.searchsorted(row_of, np.arange(len(rows) + 1))
         own = [np.arange(start, end) for start, end in pairwise(ends)]
         return RetrievalPredictions(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hfcompress.contracts import Model
 
-__all__ = ["prompted_groups"]
+__all__ = ["prompted_groups", "prompted_inputs"]
 
 
 def prompted_groups(
@@ -49,17 +49,18 @@ def prompted_groups(
             raise UsageError(msg)
         yield list(range(len(images))), dict(processor(images=coloured, return_tensors="pt"))
         return
+    for places in _together(model, prompts):
+        chosen, texts = [coloured[place] for place in places], [prompts[place] for place in places]
+        yield places, prompted_inputs(processor, chosen, texts)
+
+
+def prompted_inputs(processor: Any, images: list[Image], texts: list[str]) -> dict[str, Tensor]:  # noqa: ANN401
+    """Return what a processor makes of images in RGB and as many prompts, by its chat template if it has one."""
     tokenizer = processor.tokenizer
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    for places in _together(model, prompts):
-        chosen, texts = [coloured[place] for place in places], [prompts[place] for place in places]
-        yield places, _inputs(processor, chosen, texts)
-
-
-def _inputs(processor: Any, images: list[Image], texts: list[str]) -> dict[str, Tensor]:  # noqa: ANN401
     if not getattr(processor, "chat_template", None):
-        return dict(processor(images=images, text=texts, padding=True, return_tensors="pt"))
+        return dict(processor(images=list(images), text=list(texts), padding=True, return_tensors="pt"))
     talks = [
         [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
         for image, text in zip(images, texts, strict=True)

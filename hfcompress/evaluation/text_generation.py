@@ -81,18 +81,25 @@ class GenerationTask(ScoredTask):
         import numpy as np
 
         from hfcompress.evaluation.generation import Generated, Row, follow, generate
+        from hfcompress.processes import assembled, own
 
-        size = self.options.batch_size
-        written: dict[int, Row] = {}
-        nats, hits = np.zeros(len(rows)), np.zeros(len(rows))
-        batches = progress.track(rows.batches(size), -(-len(rows) // size), f"batches of {size} rows")
-        for number, batch in enumerate(batches):
+        size, count = self.options.batch_size, -(-len(rows) // self.options.batch_size)
+        numbers = own(count)
+        batches = progress.track(rows.batches(size, numbers), len(numbers), f"batches of {size} rows")
+        made: list[tuple[list[Row], Any, Any]] = []
+        for number, batch in zip(numbers, batches, strict=True):
+            first, length = number * size, min(size, len(rows) - number * size)
+            written: dict[int, Row] = {}
+            nats, hits = np.zeros(length), np.zeros(length)
             for places, inputs in self.groups(model, batch):
-                indices = [number * size + place for place in places]
-                for index, row in zip(indices, generate(model, inputs, self.generate_options), strict=True):
-                    written[index] = row if leader is None else Row(row.text, row.tokens)
+                for place, row in zip(places, generate(model, inputs, self.generate_options), strict=True):
+                    written[place] = row if leader is None else Row(row.text, row.tokens)
                 if leader is not None:
-                    leaders = [leader.rows[index] for index in indices]
-                    nats[indices], hits[indices] = follow(model, inputs, self.generate_options, leaders)
-        texts = tuple(written[index] for index in range(len(rows)))
-        return Generated(texts) if leader is None else Generated(texts, nats, hits)
+                    leaders = [leader.rows[first + place] for place in places]
+                    nats[places], hits[places] = follow(model, inputs, self.generate_options, leaders)
+            made.append(([written[place] for place in range(length)], nats, hits))
+        texts, all_nats, all_hits = zip(*assembled(made, count), strict=True)
+        found = tuple(row for some in texts for row in some)
+        if leader is None:
+            return Generated(found)
+        return Generated(found, np.concatenate(all_nats), np.concatenate(all_hits))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from hfcompress.contracts import TaskOptions
 from hfcompress.errors import DataError
+from hfcompress.evaluation.embedding_options import EmbeddingOptions
 from hfcompress.evaluation.scores import ScoredTask
 
 if TYPE_CHECKING:
@@ -21,14 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["ZeroShotOptions", "ZeroShotPredictions", "ZeroShotTask"]
 
 
-class ZeroShotOptions(TaskOptions):
+class ZeroShotOptions(EmbeddingOptions):
     """What a recipe can say of a zero-shot classification; a task adds its `templates`."""
 
     templates: tuple[str, ...] = Field(
         min_length=1, description="Sentences with `{label}`; the embeddings of a class are averaged over them."
     )
     labels: tuple[str, ...] | None = Field(
-        None, min_length=2, description="Class names in the order of the label numbers; the dataset's own by default."
+        None,
+        min_length=2,
+        description="Class names in the order of the label numbers; by default the dataset's own, with spaces for "
+        "underscores.",
     )
 
     @field_validator("templates")
@@ -82,7 +85,7 @@ class ZeroShotTask(ScoredTask):
         templates, size = self.options.templates, self.options.batch_size
         sentences = [template.replace("{label}", name) for name in names for template in templates]
         texts = embed_texts(model, sentences, rows, self.modality, size, progress)
-        media = embed_media(model, rows, self.modality, size, progress)
+        media = embed_media(model, rows, self.modality, size, progress, self.options.workers)
         anchors = normalised(texts.reshape(len(names), len(templates), -1).mean(axis=1))
         right = [np.asarray([label]) for label in labels]
         return ZeroShotPredictions(media, texts, places(media, anchors, right), len(names))
@@ -115,7 +118,8 @@ class ZeroShotTask(ScoredTask):
     def _classes(self, rows: Rows) -> tuple[tuple[str, ...], list[int]]:
         """Return the names of the classes, and the class of each row."""
         feature = rows.dataset.features["label"]
-        names = self.options.labels or tuple(getattr(feature, "names", None) or ())
+        own = tuple(name.replace("_", " ") for name in getattr(feature, "names", None) or ())  # as people write them
+        names = self.options.labels or own
         if not names:
             msg = f"the labels of {rows.name} have no names; give them with `labels: [...]` under the task"
             raise DataError(msg)

@@ -12,8 +12,9 @@ from huggingface_hub import constants
 
 from hfcompress.errors import CheckpointError
 
-__all__ = ["PICKLES", "as_safetensors"]
+__all__ = ["PICKLES", "WEIGHTS", "as_safetensors"]
 
+WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors"]
 PICKLES = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 
 

@@ -15,8 +15,9 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined] # it is in its documentation
 
 from hfcompress.errors import CheckpointError, HubError
+from hfcompress.hub.conversion import conversion
 from hfcompress.hub.explanations import explained
-from hfcompress.hub.pickles import PICKLES, as_safetensors
+from hfcompress.hub.pickles import PICKLES, WEIGHTS, as_safetensors
 from hfcompress.hub.retries import repeated
 from hfcompress.hub.verification import RemoteFile, content_digest, is_blob_intact
 from hfcompress.remote_code import trust, wants_code
@@ -39,7 +40,6 @@ __all__ = [
 RepoType: TypeAlias = Literal["model", "dataset"]
 
 _LIGHT = ["*.json", "*.txt", "*.model", "*.jinja", "README.md"]
-_WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -54,6 +54,8 @@ class Source:
         on_hub: Whether it came from the Hub.
         license: License that its card names; `license_name` and `license_link` describe one that is `other`.
         remote_code: Whether code that comes with it runs, as the recipe allows.
+        converted: The pull request of the Hub's converter that it is taken from, because the main branch holds no
+            safetensors ("refs/pr/66").
     """
 
     id: str
@@ -64,6 +66,7 @@ class Source:
     license_name: str | None = None
     license_link: str | None = None
     remote_code: bool = False
+    converted: str | None = None
 
 
 def content_revision(folder: Path) -> str:
@@ -77,7 +80,9 @@ def content_revision(folder: Path) -> str:
 def resolve_model(name: str, revision: str, *, trust_remote_code: bool = False) -> Source:
     """Look a model up, resolve its revision to a commit, and fetch everything but the weights.
 
-    In offline mode the commit is the one that the revision stood for when it was last asked for.
+    In offline mode the commit is the one that the revision stood for when it was last asked for. A main branch that
+    holds pickles and no safetensors stands for the open pull request in which the Hub's own converter offers them, if
+    that was made from the branch as it is.
 
     Args:
         name: Hub id, or a folder; a relative one wins over a Hub id if it exists.
@@ -101,6 +106,11 @@ def resolve_model(name: str, revision: str, *, trust_remote_code: bool = False) 
         own = trust_remote_code and wants_code(folder)
         return Source(folder.name, content_revision(folder), folder, on_hub=False, remote_code=own, **_license(folder))
     sha = _resolved(name, "model", revision)
+    converted = None
+    if revision == "main" and not constants.HF_HUB_OFFLINE:
+        with explained(f"model {name}", revision):
+            converted = conversion(HfApi(), name, sha, _described(name, "model", sha))
+        sha = sha if converted is None else _resolved(name, "model", converted)
     folder = _fetched(name, sha, [*_LIGHT, *(["*.py"] if trust_remote_code else [])])
     if not (folder / "config.json").is_file():
         msg = f"the repository {name} holds no config.json, so it is not a transformers checkpoint"
@@ -108,7 +118,7 @@ def resolve_model(name: str, revision: str, *, trust_remote_code: bool = False) 
     if trust_remote_code:
         trust(folder)
     own = trust_remote_code and wants_code(folder)
-    return Source(name, sha, folder, on_hub=True, remote_code=own, **_license(folder))
+    return Source(name, sha, folder, on_hub=True, remote_code=own, converted=converted, **_license(folder))
 
 
 def download_weights(source: Source, *, allow_pickle: bool = False) -> Path:
@@ -124,8 +134,8 @@ def download_weights(source: Source, *, allow_pickle: bool = False) -> Path:
         CheckpointError: There are no weights that may be read.
     """
     if source.on_hub:
-        _fetched(source.id, source.revision, [*_LIGHT, *_WEIGHTS])
-    if not _holds(source.path, _WEIGHTS):
+        _fetched(source.id, source.revision, [*_LIGHT, *WEIGHTS])
+    if not _holds(source.path, WEIGHTS):
         if allow_pickle:
             if source.on_hub:
                 _fetched(source.id, source.revision, [*_LIGHT, *PICKLES])
@@ -137,7 +147,8 @@ def download_weights(source: Source, *, allow_pickle: bool = False) -> Path:
         hint = hint or (
             ""
             if allow_pickle
-            else "; if there is a pytorch_model.bin, allow it with `allow_pickle: true` under the recipe's `model`"
+            else ": look on its page for a pull request that adds them, and name it with `revision: refs/pr/...`; or "
+            "allow pytorch_model.bin with `allow_pickle: true` under the recipe's `model`"
         )
         msg = f"{where} holds no model.safetensors{pickles}; hfcompress loads nothing but safetensors{hint}"
         raise CheckpointError(msg)

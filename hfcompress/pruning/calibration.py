@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hfcompress.errors import DataError, PruningError
 from hfcompress.inputs import possible_inputs
+from hfcompress.processes import in_turn, own
 from hfcompress.pruning.compensation import CovarianceAccumulator
 from hfcompress.pruning.objective import Gradients, gradients, sensitivities, token_labels
 from hfcompress.pruning.replay import Replay
@@ -27,6 +28,8 @@ __all__ = ["Calibration", "call_arguments"]
 
 class Calibration:
     """Runs calibration rows through a model up to a layer, batch by batch.
+
+    Where several processes prune together, each runs its own batches, and all see the inputs of all of them in order.
 
     Args:
         model: The model, as pruned as it is by then.
@@ -52,7 +55,7 @@ class Calibration:
                 f"`columns: {{image: ..., text: ...}}`"
             )
             raise DataError(msg) from error
-        self._replay = Replay(model, self._batches)
+        self._replay = Replay(model, [self._batches[number] for number in own(len(self._batches))])
 
     @property
     def batches(self) -> Sequence[Mapping[str, Any]]:
@@ -74,7 +77,7 @@ class Calibration:
         module = self._model.get_submodule(layer)
         shape = module.get_parameter("weight").shape
         accumulated = CovarianceAccumulator(shape[0] if isinstance(module, Conv1D) else shape[1], exact=False)
-        for index, inputs in enumerate(self._replay.inputs(layer)):
+        for index, inputs in enumerate(in_turn(self._replay.inputs(layer), len(self._batches))):
             if weights is not None and weights[index].shape != inputs.shape[:-1]:
                 msg = f"{layer} sees other rows than those that its weights were measured on; weigh the rows alike"
                 raise PruningError(msg)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from pydantic import AfterValidator, Field, model_validator
 
-from hfcompress.contracts import CalibratedOptions, Forecast, Format, Json, Options, Ratio, Step
+from hfcompress.contracts import CalibratedOptions, Forecast, Format, Json, Options, Progress, Ratio, Step
+from hfcompress.processes import spare_folder, together
 from hfcompress.registry import IMPORTANCES
 
 if TYPE_CHECKING:
@@ -189,6 +190,10 @@ class Prune(Step):
         Raises:
             ProofError: The pruned model is not the masked model, or the saved folder is not the pruned model.
         """
+        silent = replace(context, progress=Progress())
+        return together(_prune, context.progress, self, checkpoint, output, silent)
+
+    def _prune(self, checkpoint: Checkpoint, output: Path, context: StepContext) -> dict[str, Json]:
         from hfcompress.anatomy import copy_processor, load_model, stored_dtype
         from hfcompress.probes import find_probes
         from hfcompress.pruning.passes import Workbench
@@ -253,6 +258,14 @@ class Prune(Step):
         if context.calibration is None:
             return None
         return Calibration(model, load_processor(checkpoint.path), context.calibration, self.options.batch_size)
+
+
+def _prune(
+    progress: Progress, step: Prune, checkpoint: Checkpoint, output: Path, context: StepContext
+) -> dict[str, Json]:
+    """Prune in all processes, so that each has the model that the next calibration batches go through."""
+    with spare_folder(output) as folder:
+        return step._prune(checkpoint, folder, replace(context, progress=progress))  # noqa: SLF001 - its own step
 
 
 def _of_axes(towers: Mapping[str, Mapping[Axis, float]], *axes: Axis) -> dict[str, dict[Axis, float]]:

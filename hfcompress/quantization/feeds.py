@@ -12,6 +12,7 @@ import torch
 from hfcompress.errors import QuantizationError
 from hfcompress.graph_names import ONNX_FOLDER
 from hfcompress.inputs import load_processor, row_inputs, text_inputs
+from hfcompress.processes import own
 from hfcompress.runtimes.onnxruntime import load_stock
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def feeds(
     """
     processor = load_processor(exported.path)
     graphs = sorted((exported.path / ONNX_FOLDER).glob("*.onnx"))
-    total = -(-len(rows) // batch_size)
-    batches = progress.track(rows.batches(batch_size), total, "calibration batches")
+    numbers = own(-(-len(rows) // batch_size))
+    batches = progress.track(rows.batches(batch_size, numbers), len(numbers), "calibration batches")
     if any(graph.name == _ENCODER for graph in graphs):
         pipeline = _Sequence(exported.path, processor)
         for batch in batches:

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, ClassVar
 from hfcompress.contracts import Checkpoint, Forecast, Format, Json, Step
 from hfcompress.errors import QuantizationError
 from hfcompress.graph_names import ONNX_FOLDER, graph_file
+from hfcompress.processes import together
 from hfcompress.quantization.onnx_options import SATURATING_TARGETS, OnnxRuntimeOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hfcompress.contracts import StepContext
+    from hfcompress.contracts import Progress, Rows, StepContext
     from hfcompress.quantization.graph_quantizer import GraphSettings
     from hfcompress.quantization.node_choice import NodeChoice
-    from hfcompress.quantization.ranges import GraphRanges
+    from hfcompress.quantization.ranges import GraphRanges, Uncalibrated
 
 __all__ = ["OnnxRuntimeOptions", "OnnxRuntimeQuantizer"]
 
@@ -169,20 +170,14 @@ class OnnxRuntimeQuantizer(Step):
         context: StepContext,
     ) -> dict[str, GraphRanges]:
         """Return the ranges of each graph's activations, from rows that pass through the float32 graphs."""
-        from hfcompress.quantization.feeds import feeds
         from hfcompress.quantization.onnx_graph import activations
-        from hfcompress.quantization.ranges import Uncalibrated, calibrate
+        from hfcompress.quantization.ranges import Uncalibrated
 
         rows = context.calibration
         if rows is None or self.options.mode != "static":
             return {}
-        return calibrate(
-            {name: Uncalibrated(path, activations(path, choices[name].computed)) for name, path in graphs.items()},
-            lambda: feeds(exported, rows, self.options.batch_size, context.progress),
-            self.options.calibration_method,
-            self.options.percentile,
-            exported.path,
-        )
+        wanted = {name: Uncalibrated(path, activations(path, choices[name].computed)) for name, path in graphs.items()}
+        return together(_ranges, context.progress, wanted, exported, rows, self.options)
 
     def _quantize(self, graph: Path, choice: NodeChoice, ranges: GraphRanges | None, output: Path) -> dict[str, Json]:
         """Quantize one graph into `output` and return what was and what was not quantized."""
@@ -270,3 +265,23 @@ class OnnxRuntimeQuantizer(Step):
 
     def _fused(self) -> dict[str, Json]:
         return {} if self.options.optimize is None else {"optimize": self.options.optimize}
+
+
+def _ranges(
+    progress: Progress,
+    graphs: Mapping[str, Uncalibrated],
+    exported: Checkpoint,
+    rows: Rows,
+    options: OnnxRuntimeOptions,
+) -> dict[str, GraphRanges]:
+    """Return the ranges of each graph's activations; where there are several processes, each runs its own batches."""
+    from hfcompress.quantization.feeds import feeds
+    from hfcompress.quantization.ranges import calibrate
+
+    return calibrate(
+        graphs,
+        lambda: feeds(exported, rows, options.batch_size, progress),
+        options.calibration_method,
+        options.percentile,
+        exported.path,
+    )

@@ -162,13 +162,15 @@ class OpenVinoQuantizer(Step):
 
         task = stock_export(before.config).task
         model = meta_model(before.config)
-        embeddings = sum(part.weight.numel() for part in model.modules() if isinstance(part, torch.nn.Embedding))
-        layers = sum(
-            part.weight.numel()
+        linear = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)  # noqa: SLF001 - all convolutions
+        weights = {  # by their identity: an embedding and the layer that shares it are stored once, in 8 bits
+            id(part.weight): (part.weight.numel(), isinstance(part, linear))
+            for kinds in (linear, torch.nn.Embedding)
             for part in model.modules()
-            if isinstance(part, (torch.nn.Linear, torch.nn.modules.conv._ConvNd))  # noqa: SLF001 - all convolutions
-        )
-        quantized = min(layers + embeddings, before.parameters)
+            if isinstance(part, kinds)
+        }
+        layers = sum(count for count, product in weights.values() if product)
+        quantized = min(sum(count for count, _ in weights.values()), before.parameters)
         halves = int(layers * self.options.ratio) // 2 if self.options.weights == "int4" else 0
         return replace(
             before,

@@ -27,6 +27,7 @@ from onnxruntime.quantization.calibrate import (
 )
 
 from hfcompress.errors import QuantizationError
+from hfcompress.processes import gathered, one_after_another
 from hfcompress.quantization.divergence import least_divergence
 from hfcompress.runtimes.onnx_files import EXTERNAL_DATA_BYTES
 from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
@@ -99,6 +100,7 @@ def calibrate(
         wanted = {name: graph for name, graph in graphs.items() if graph.tensors}
         extremes = {name: _extremes(graph, folder / f"{name}.minmax") for name, graph in wanted.items()}
         _pass(extremes, feeds)
+        _merge_extremes(extremes)
         found = {name: _finite(name, calibrater) for name, calibrater in extremes.items()}
         del extremes  # its sessions hold the weights once more
         for copied in folder.iterdir():
@@ -123,6 +125,7 @@ def calibrate(
             if found[name].keys() - exact[name]
         }
         _pass(histograms, feeds)
+        _merge_histograms(histograms)
         for name, calibrater in histograms.items():
             limits = _least_divergent(calibrater) if method == "entropy" else _percentiles(calibrater)
             merged = {tensor: limits.get(tensor, found[name][tensor]) for tensor in found[name]}
@@ -178,7 +181,8 @@ class _Percentile(_Selecting, PercentileCalibrater):  # type: ignore[misc]
 
 
 def _extremes(graph: Uncalibrated, augmented: Path) -> _MinMax:
-    return _opened(_MinMax(graph, augmented), graph)
+    # it keeps a copy of the graph beside the graph for a while, where the other processes do so too
+    return _opened(one_after_another(lambda: _MinMax(graph, augmented)), graph)
 
 
 def _histograms(
@@ -186,7 +190,9 @@ def _histograms(
 ) -> _Percentile:
     """Return a calibrator whose histograms have their final edges before it sees anything."""
     large = _is_large(graph.path)
-    calibrater = _Percentile(graph.path, None, str(augmented), large, num_bins=_BINS, percentile=percentile)
+    calibrater = one_after_another(
+        lambda: _Percentile(graph.path, None, str(augmented), large, num_bins=_BINS, percentile=percentile)
+    )
     calibrater.collector = HistogramCollector(
         "percentile", calibrater.symmetric, _BINS, calibrater.num_quantized_bins, percentile, calibrater.scenario
     )
@@ -228,20 +234,39 @@ def _opened(calibrater: CalibraterT, graph: Uncalibrated) -> CalibraterT:
 
 def _pass(calibrators: Mapping[str, CalibraterBase], feeds: Feeds) -> None:
     """Send every batch through the calibrator of its graph."""
-    waiting = set(calibrators)
+    seen = set()
     for name, inputs in feeds() if calibrators else ():
         if name not in calibrators:
             continue
-        waiting.discard(name)
+        seen.add(name)
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does, batch by batch
                 calibrators[name].collect_data(_OneBatch(inputs))
         except RUNTIME_ERRORS as error:
             msg = f"ONNX Runtime cannot run {name} on the calibration rows: {error}"
             raise QuantizationError(msg) from error
-    if waiting:
+    if waiting := set(calibrators).difference(*gathered(seen)):
         msg = f"the calibration rows gave no inputs for {', '.join(sorted(waiting))}, so its activations have no range"
         raise QuantizationError(msg)
+
+
+def _merge_extremes(calibrators: Mapping[str, _MinMax]) -> None:
+    """Take over what the other processes have seen on their batches."""
+    for calibrater in calibrators.values():
+        for lowest, highest, broken in gathered((calibrater.lowest, calibrater.highest, calibrater.broken)):
+            calibrater.broken = calibrater.broken | broken
+            for name in lowest:
+                calibrater.lowest[name] = min(calibrater.lowest.get(name, lowest[name]), lowest[name])
+                calibrater.highest[name] = max(calibrater.highest.get(name, highest[name]), highest[name])
+
+
+def _merge_histograms(calibrators: Mapping[str, _Percentile]) -> None:
+    """Add what the other processes have counted, whose histograms have the same edges."""
+    for calibrater in calibrators.values():
+        histograms = calibrater.collector.histogram_dict
+        parts = gathered({name: counts for name, (counts, *_) in histograms.items()})
+        for name, (_, *rest) in [*histograms.items()]:
+            histograms[name] = (sum(part[name] for part in parts), *rest)
 
 
 class _OneBatch:

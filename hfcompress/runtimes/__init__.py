@@ -6,6 +6,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from hfcompress.contracts import Checkpoint, Format, Runtime
+from hfcompress.errors import UsageError
+from hfcompress.extras import EXTRAS, require_extra
 from hfcompress.registry import RUNTIMES
 
 if TYPE_CHECKING:
@@ -20,8 +22,18 @@ _RUNTIMES: dict[Format, str] = {"transformers": "torch", "onnx": "onnxruntime", 
 
 
 def runtime_of(checkpoint_format: Format) -> Runtime:
-    """Return the runtime that checkpoints of a format are for."""
-    return RUNTIMES.get(_RUNTIMES[checkpoint_format])()
+    """Return the runtime that checkpoints of a format are for.
+
+    Raises:
+        MissingExtraError: It is not installed; the text holds the command that installs it.
+    """
+    name = _RUNTIMES[checkpoint_format]
+    try:
+        return RUNTIMES.get(name)()
+    except UsageError:
+        if name in EXTRAS:
+            require_extra(name)
+        raise
 
 
 def checkpoint_at(folder: Path) -> Checkpoint:

@@ -24,9 +24,9 @@ from quantization_ways import (
 )
 from retrieval import THREADS
 
-from hfcompress.benchmark import alternate
 from hfcompress.contracts import Model, Progress
 from hfcompress.inputs import load_processor
+from hfcompress.timing import alternate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -169,7 +169,7 @@ def compare(comparison: Comparison, scratch: Path) -> list[Result]:
         results.append(Result(way.label, way.maker, way.runtime, way.mode))
         folders[way.label] = folder
     source = comparison.score(models["float32: onnxruntime"])
-    times = alternate(models, comparison.pair, REPEATS, Progress())
+    times = alternate(models, dict.fromkeys(models, comparison.pair), REPEATS, Progress())
     return [
         result
         if result.error is not None

@@ -27,9 +27,9 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from hfcompress.benchmark import alternate
 from hfcompress.contracts import Model, Progress
 from hfcompress.inputs import audio_inputs, load_processor, text_inputs
+from hfcompress.timing import alternate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -130,7 +130,7 @@ def results_of(shape: Shape, scratch: Path) -> list[ShapeResult]:
             continue
         folders[way.label] = folder
         results.append(ShapeResult(shape.name, way.label, way.maker, way.mode))
-    times = alternate(models, shape.inputs, REPEATS, Progress())
+    times = alternate(models, dict.fromkeys(models, shape.inputs), REPEATS, Progress())
     filled = [
         row
         if row.error is not None

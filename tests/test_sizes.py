@@ -1,54 +1,18 @@
-"""Promises of `hfcompress.benchmark`: what is counted and in which order it is timed; never how long it took."""
+"""Promises of `hfcompress.sizes`: which bytes and which parameters count."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from hfcompress.benchmark import alternate, default_threads, latency, parameters_of, size_bytes
-from hfcompress.contracts import Checkpoint, Model, Progress
+from hfcompress.contracts import Checkpoint
+from hfcompress.sizes import files_of, parameters_of, size_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
-
-
-class Recorder(Model):
-    """A model that writes down when it was called and with what."""
-
-    def __init__(self, name: str, inputs: set[str], calls: list[tuple[str, list[str]]]) -> None:
-        self.name, self.inputs, self.calls = name, frozenset(inputs), calls
-
-    def __call__(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        """Write the call down."""
-        self.calls.append((self.name, sorted(inputs)))
-        return {}
-
-
-def test_calls_alternate_and_are_as_many_as_asked() -> None:
-    """Models take turns of at most five timed calls, each after one that is not timed, with the inputs they take."""
-    calls: list[tuple[str, list[str]]] = []
-    models = {"a": Recorder("a", {"x"}, calls), "b": Recorder("b", {"x", "y"}, calls)}
-    times = alternate(models, {"x": np.zeros(1), "y": np.zeros(1)}, 7, Progress())
-
-    assert {name: len(values) for name, values in times.items()} == {"a": 7, "b": 7}
-    assert [name for name, _ in calls] == ["a"] * 6 + ["b"] * 6 + ["a"] * 3 + ["b"] * 3
-    assert dict(calls) == {"a": ["x"], "b": ["x", "y"]}
-
-
-def test_latency_is_the_percentile_with_its_interval() -> None:
-    """The value is numpy's percentile, inside of its interval."""
-    times = np.arange(1.0, 101.0)
-    for percentile in (50, 90):
-        found = latency(times, percentile)
-        assert found.value == np.percentile(times, percentile)
-        assert found.low is not None
-        assert found.high is not None
-        assert found.low < found.value < found.high
 
 
 @pytest.fixture
@@ -68,6 +32,7 @@ def test_size_is_what_loading_needs(folder: Path) -> None:
     weights = (folder / "model.safetensors").stat().st_size
     assert size_bytes(Checkpoint(folder, "transformers")) == weights + 10
     assert size_bytes(Checkpoint(folder, "onnx")) == 70 + 10
+    assert files_of(Checkpoint(folder, "onnx")) == {"config.json": 10, "onnx/model.onnx": 70}
 
 
 def test_parameters_are_read_from_headers(folder: Path) -> None:
@@ -89,8 +54,3 @@ def test_scales_of_quantized_weights_do_not_count(tmp_path: Path) -> None:
     save_file({**packed, "a.bias": torch.zeros(4)}, tmp_path / "model-00001-of-00002.safetensors")
     save_file({**plain, "c._weight_scale": torch.zeros(3)}, tmp_path / "model-00002-of-00002.safetensors")
     assert parameters_of(tmp_path) == 64 + 32 + 4 + 3  # no values lie beside the last, so it is a weight of that name
-
-
-def test_threads_are_those_of_this_process() -> None:
-    """There is at least one."""
-    assert default_threads() >= 1
