@@ -11,6 +11,7 @@ import json
 import math
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -18,15 +19,16 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from hfcompress.errors import CheckpointError
 from hfcompress.narrowing import narrow, record_in
 from hfcompress.registry import did_you_mean
+from hfcompress.remote_code import REFUSAL, is_trusted, wants_code
 from hfcompress.shards import check_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
 __all__ = [
     "Tower",
@@ -94,9 +96,10 @@ def load_config(path: Path) -> PretrainedConfig:
         if not isinstance(json.loads((path / "config.json").read_bytes()), dict):
             msg = f"{path / 'config.json'}: expected a JSON object with the key model_type; fetch the checkpoint again"
             raise CheckpointError(msg)
-        config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=is_trusted(path))
     except (OSError, *_REFUSALS) as error:
-        msg = f"transformers cannot read {path / 'config.json'}: {error}"
+        why = REFUSAL if wants_code(path) and not is_trusted(path) else error
+        msg = f"transformers cannot read {path / 'config.json'}: {why}"
         raise CheckpointError(msg) from error
     return config
 
@@ -181,11 +184,24 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     if not (isinstance(names, list) and names and isinstance(names[0], str)):
         msg = f"the config.json of this {config.model_type!r} model names no class in `architectures`; add it"
         raise CheckpointError(msg)
-    found = getattr(transformers, names[0], None)
+    found = getattr(transformers, names[0], None) or _own_class(config, names[0])
     if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
         msg = f"transformers {transformers.__version__} has no model class {names[0]!r}, which config.json names"
+        if getattr(config, "auto_map", None):
+            msg += f": {REFUSAL}"
         raise CheckpointError(msg)
     return found
+
+
+def _own_class(config: PretrainedConfig, name: str) -> type[PreTrainedModel] | None:
+    """Return the class that comes with a checkpoint, where a recipe trusts it; saving such a model saves its code."""
+    folder = Path(config.name_or_path or "")
+    for auto_class, reference in (getattr(config, "auto_map", None) or {}).items():
+        if str(reference).rpartition(".")[2] == name and folder.is_dir() and is_trusted(folder):
+            found: type[PreTrainedModel] = get_class_from_dynamic_module(reference, folder)
+            found.register_for_auto_class(auto_class)
+            return found
+    return None
 
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfcompress.card import render_card
@@ -15,13 +16,12 @@ from hfcompress.durable import exchange, move, remove, sync_tree
 from hfcompress.errors import CheckpointError, OutputError, UsageError
 from hfcompress.locks import held
 from hfcompress.plots import draw_pictures
-from hfcompress.report import Report
+from hfcompress.report import FILE_NAME, Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-__all__ = ["check_output", "describe", "name_repository", "staging"]
+__all__ = ["check_output", "describe", "name_repository", "named_for", "staging"]
 
 RECIPE_NAME = "recipe.yaml"
 CARD_NAME = "README.md"
@@ -127,19 +127,46 @@ def name_repository(folder: Path, repo: str) -> None:
     Raises:
         CheckpointError: The folder is not an artifact of hfcompress, holds links, or a file of it has changed.
     """
+    _require_whole(folder)
+    _name(folder, repo)
+
+
+@contextmanager
+def named_for(folder: Path, repo: str) -> Iterator[Path]:
+    """Give an artifact as `name_repository` would leave it, in a folder with links that is gone after the block.
+
+    Raises:
+        CheckpointError: The folder is not an artifact of hfcompress, holds links, or a file of it has changed.
+    """
+    _require_whole(folder)
+    written = {FILE_NAME, RECIPE_NAME, CARD_NAME}
+
+    def copy(source: str, target: str) -> None:
+        if Path(source).name in written:
+            shutil.copyfile(source, target)
+        else:
+            Path(target).symlink_to(source)
+
+    with tempfile.TemporaryDirectory(prefix="hfcompress-") as scratch:
+        named = Path(scratch, "artifact")
+        shutil.copytree(folder.resolve(), named, copy_function=copy)
+        _name(named, repo)
+        yield named
+
+
+def _name(folder: Path, repo: str) -> None:
     report = Report.load(folder)
-    _refuse_links(folder)
-    verify_folder(folder)
     if report.artifact.repo != repo:
         describe(replace(report, artifact=replace(report.artifact, repo=repo)), folder)
 
 
-def _refuse_links(folder: Path) -> None:
-    """Make sure that what is written and pushed lies in the folder itself.
+def _require_whole(folder: Path) -> None:
+    """Make sure that what is written and pushed is an artifact, lies in the folder itself, and is what the run wrote.
 
     Raises:
-        CheckpointError: A file or folder in it is a symbolic link.
+        CheckpointError: It is none, a file or folder in it is a symbolic link, or a file has changed.
     """
+    Report.load(folder)
     for file in sorted(folder.rglob("*")):
         if file.is_symlink():
             msg = (
@@ -147,3 +174,4 @@ def _refuse_links(folder: Path) -> None:
                 f"alone: make a copy of the artifact with `cp -rL`"
             )
             raise CheckpointError(msg)
+    verify_folder(folder)

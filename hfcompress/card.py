@@ -359,7 +359,8 @@ def _source(report: Report) -> str:
         told += f", a {code(source.architecture)}"
     if source.parameters is not None:
         told += f" of {format_value(source.parameters, 'count')} parameters"
-    return f"{told}, revision {code(source.revision)}"
+    own = "; its classes are code of its own, which ran with `trust_remote_code`" if source.remote_code else ""
+    return f"{told}, revision {code(source.revision)}{own}"
 
 
 def _data(row: Measurement) -> str:

@@ -193,14 +193,16 @@ def push(
     create_pr: Annotated[bool, typer.Option("--pr", help="Open a pull request.")] = False,  # noqa: FBT002
     revision: Annotated[str | None, typer.Option(help="Branch to commit to.")] = None,
     message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the files and the card; send nothing.")] = False,  # noqa: FBT002
 ) -> None:
     """Push an artifact to the Hub in one commit."""
     if message is not None and holds_token(message):
         msg = "--message holds what looks like an access token, and everybody can read it; expected other words"
         raise UsageError(msg)
     _quiet()
-    from hfcompress.artifact import name_repository
-    from hfcompress.hub import push_folder
+    from hfcompress.artifact import name_repository, named_for
+    from hfcompress.display import push_lines
+    from hfcompress.hub import plan_push, push_folder
     from hfcompress.licenses import license_warning
     from hfcompress.report import Report
     from hfcompress.snippet import is_repo_id
@@ -209,11 +211,20 @@ def push(
         msg = f"got {repo!r}, expected the name of a Hub repository, as in owner/name"
         raise UsageError(msg)
     with _arguments():
-        name_repository(folder, repo)
         source = Report.load(folder).source
     if (warning := license_warning(source.license, source.license_name)) is not None:
         _tell(warning)
+    if dry_run:
+        with named_for(folder, repo) as named:
+            planned = plan_push(named, repo, create_pr=create_pr, revision=revision, message=message)
+            typer.echo("\n".join(push_lines(planned)))
+            typer.echo((named / "README.md").read_text(encoding="utf-8"), nl=False)
+        return
+    with _arguments():
+        name_repository(folder, repo)
     pushed = push_folder(folder, repo, private=private, create_pr=create_pr, revision=revision, message=message)
+    if not pushed.files:
+        _tell("Nothing changed: the Hub holds all of it already, so there is no new commit")
     typer.echo(pushed.url)
 
 
@@ -286,6 +297,9 @@ def reproduce(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder of the new artifact; out/NAME-reproduced by default.")
     ] = None,
+    trust_remote_code: Annotated[  # noqa: FBT002
+        bool, typer.Option("--trust-remote-code", help="Allow code or pickles of the checkpoint, if its recipe does.")
+    ] = False,
     as_json: _AsJson = False,  # noqa: FBT002
 ) -> None:
     """Run a published artifact's recipe again on the same commits, and compare each number with what was published."""
@@ -294,7 +308,14 @@ def reproduce(
     from hfcompress.display import reproduction_table
 
     with _arguments(), _progress() as progress:
-        found = reproduction.reproduce(artifact, revision=revision, base=base, output=output, progress=progress)
+        found = reproduction.reproduce(
+            artifact,
+            revision=revision,
+            base=base,
+            output=output,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+        )
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(row) for row in found.rows], indent=2))
     else:

@@ -19,8 +19,8 @@ from datasets import (
 
 from hfcompress.audio import seconds
 from hfcompress.contracts import Rows
-from hfcompress.errors import DataError
-from hfcompress.hub import content_revision, resolve_dataset
+from hfcompress.errors import DataError, HubError
+from hfcompress.hub import content_revision, drop_damaged, repeated, resolve_dataset
 from hfcompress.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -120,19 +120,55 @@ def _title(reference: DataReference) -> str:
 
 
 def _load(reference: DataReference, revision: str | None) -> Dataset:
-    path, config, split = reference.dataset, reference.config, reference.split
     try:
-        files = None if reference.is_local else _files_of_splits(reference, revision)
-        if files is None:
-            return load_dataset(path, config, split=split, revision=revision)
-        # the splits that are left out would be missed
-        checks = VerificationMode.NO_CHECKS
-        return load_dataset(path, config, split=split, revision=revision, data_files=files, verification_mode=checks)
+        if revision is None:
+            return _read(reference, None, "reuse_dataset_if_exists")
+        return _verified(reference, revision)
     except ValueError as error:
         raise _explained(reference, revision, error) from error
     except (OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         msg = f"{_title(reference)} cannot be loaded: {error.__cause__ or error}"
         raise DataError(msg, ("dataset",)) from error
+
+
+def _read(reference: DataReference, revision: str | None, download_mode: str) -> Dataset:
+    path, config, split = reference.dataset, reference.config, reference.split
+    files = None if reference.is_local else _files_of_splits(reference, revision)
+    if files is None:
+        return load_dataset(path, config, split=split, revision=revision, download_mode=download_mode)
+    return load_dataset(
+        path,
+        config,
+        split=split,
+        revision=revision,
+        data_files=files,
+        download_mode=download_mode,
+        verification_mode=VerificationMode.NO_CHECKS,  # the splits that are left out would be missed
+    )
+
+
+def _verified(reference: DataReference, revision: str) -> Dataset:
+    """Read a dataset of the Hub; what came with other bytes than the Hub has is fetched once more."""
+
+    def read(download_mode: str) -> Dataset:
+        return repeated(lambda: _read(reference, revision, download_mode))
+
+    try:
+        dataset = read("reuse_dataset_if_exists")
+    except (ValueError, OSError, datasets.exceptions.DatasetsError):
+        if not drop_damaged(reference.dataset, revision):
+            raise
+    else:
+        if not drop_damaged(reference.dataset, revision):
+            return dataset
+    dataset = read("force_redownload")
+    if damaged := drop_damaged(reference.dataset, revision):
+        msg = (
+            f"{damaged[0]} of the dataset {reference.dataset} came twice with other bytes than the Hub has, so it was "
+            "removed from the cache; check the network and HF_ENDPOINT, then try again"
+        )
+        raise HubError(msg)
+    return dataset
 
 
 def _files_of_splits(reference: DataReference, revision: str | None) -> dict[str, list[str]] | None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hfcompress.comparison import Comparison
     from hfcompress.contracts import Value
     from hfcompress.cost_details import Unmeasured
+    from hfcompress.hub import PushPlan
     from hfcompress.inspection import Anatomy, TowerRecord
     from hfcompress.pipeline import Plan
     from hfcompress.registry import Registry
@@ -45,6 +46,7 @@ __all__ = [
     "anatomy_tables",
     "comparison_table",
     "plan_table",
+    "push_lines",
     "registry_table",
     "report_table",
     "reproduction_table",
@@ -235,6 +237,8 @@ def plan_table(plan: Plan) -> Table:
     table.add_column("what it will change", overflow="fold")
     for name in ("parameters", "weights"):
         table.add_column(name, justify="right")
+    if plan.source.remote_code:
+        table.caption = "trust_remote_code: the source's own code runs"
     for index, forecast in enumerate(plan.forecasts):
         table.add_row(
             str(index) if index else "source",
@@ -245,6 +249,14 @@ def plan_table(plan: Plan) -> Table:
     table.caption = f"memory at the peak of the run, estimated: {format_value(plan.memory_bytes, 'bytes')}"
     table.caption_justify = "left"
     return table
+
+
+def push_lines(plan: PushPlan) -> Iterator[str]:
+    """Yield what a push would do: where to, its commit, and a line for each file."""
+    yield f"{plan.repo} ({'exists' if plan.exists else 'would be made'}), in one commit: {plan.message}"
+    for file in plan.files:
+        yield f"{file.state:<9}  {file.size_bytes:>14,} bytes  {file.path}"
+    yield ""
 
 
 def anatomy_tables(anatomy: Anatomy) -> tuple[Table, ...]:

@@ -12,6 +12,7 @@ from transformers import AutoProcessor
 
 from hfcompress.audio import waveform
 from hfcompress.errors import CheckpointError, DataError
+from hfcompress.remote_code import is_trusted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,7 +59,7 @@ def load_processor(path: Path) -> ProcessorMixin:
         CheckpointError: The folder has no processor files that transformers can read.
     """
     try:
-        processor: ProcessorMixin = AutoProcessor.from_pretrained(path, trust_remote_code=False, **_PIL_ONLY)
+        processor: ProcessorMixin = AutoProcessor.from_pretrained(path, trust_remote_code=is_trusted(path), **_PIL_ONLY)
     except Exception as error:
         if type(error) is not Exception and not isinstance(error, _REFUSALS):  # tokenizers raises `Exception` itself
             raise

@@ -104,6 +104,7 @@ def source_record(source: Source, forecast: Forecast) -> SourceRecord:
         license_link=source.license_link,
         architecture=_architecture(forecast.config),
         parameters=forecast.parameters,
+        remote_code=source.remote_code,
     )
 
 

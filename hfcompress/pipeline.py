@@ -74,7 +74,7 @@ def plan(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[st
     steps = [spec.build() for spec in recipe.steps]
     _require_extras(recipe, steps)
     with _placed(recipe, ("model",), "id"):
-        source = resolve_model(recipe.model.id, recipe.model.revision)
+        source = resolve_model(recipe.model.id, recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code)
         config = load_config(source.path)
         parameters = meta_model(config).num_parameters()
     forecasts = [Forecast(config, "transformers", parameters, dtype_of(config).itemsize * parameters)]
@@ -191,7 +191,7 @@ def run(
     if pushing and recipe.push is not None:
         progress.stage("push")
         pushed = _push(recipe, folder)
-        progress.note(f"pushed to {pushed.url}")
+        progress.note(f"pushed to {pushed.url}" if pushed.files else f"nothing changed, so no commit: {pushed.url}")
     return report
 
 
@@ -214,9 +214,9 @@ def _load_source(recipe: Recipe, source: Source) -> Checkpoint:
     """Return the checkpoint that a run begins with, downloaded, and verified where it has checksums."""
     with _placed(recipe, ("model",), "id"):
         require_space({source.path: missing_bytes(source)}, f"download the weights of {source.id}")
-        checkpoint = Checkpoint(download_weights(source), "transformers")
+        checkpoint = Checkpoint(download_weights(source, allow_pickle=recipe.model.allow_pickle), "transformers")
         if not source.on_hub:
-            verify_folder(checkpoint.path)
+            verify_folder(source.path)
     return checkpoint
 
 

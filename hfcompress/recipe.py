@@ -68,6 +68,14 @@ class ModelReference(_Section):
 
     id: str = Field(description="Hub id of the model (`owner/name`), or a local folder, relative to the recipe.")
     revision: str = Field("main", description="Branch, tag or commit on the Hub; it is resolved to a commit.")
+    trust_remote_code: bool = Field(
+        default=False, description="Whether the classes in the checkpoint's own Python files may run; read them first."
+    )
+    allow_pickle: bool = Field(
+        default=False,
+        description="Whether weights may come from `pytorch_model.bin` where there are no safetensors; tensors alone "
+        "are read from it.",
+    )
 
     @property
     def is_local(self) -> bool:

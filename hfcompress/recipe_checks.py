@@ -24,7 +24,14 @@ _MEMORY = ("peak_memory_bytes", "model_memory_bytes")
 
 def contradictions(recipe: Recipe) -> list[Mistake]:
     """Return every mistake of a recipe whose parts are right each by itself."""
-    return [*_names_of_data(recipe), *_rows_used_twice(recipe), *_chain(recipe), *_columns(recipe), *_gates(recipe)]
+    return [
+        *_names_of_data(recipe),
+        *_rows_used_twice(recipe),
+        *_chain(recipe),
+        *_columns(recipe),
+        *_gates(recipe),
+        *_push(recipe),
+    ]
 
 
 def _uses(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
@@ -128,3 +135,20 @@ def _limits(name: str, gate: Gate, measures: Iterable[str], costs: tuple[str, ..
     if gate.min_ratio is not None and name not in costs:
         message = f"only {', '.join(costs)} have a ratio; expected max_drop or min_value"
         yield Mistake(("gates", name, "min_ratio"), message)
+
+
+def _push(recipe: Recipe) -> Iterator[Mistake]:
+    push = recipe.push
+    if push is None:
+        return
+    if push.repo.lower() == recipe.model.id.lower() and not push.create_pr:
+        message = (
+            f"{push.repo} is the repository of the source, whose card and weights a push would replace; "
+            "expected another repository, or `create_pr: true` to open a pull request"
+        )
+        yield Mistake(("push", "repo"), message)
+    if push.create_pr and push.revision not in (None, "main"):
+        message = (
+            f"got {push.revision!r} beside `create_pr: true`, and a pull request goes to the main branch; remove one"
+        )
+        yield Mistake(("push", "revision"), message)

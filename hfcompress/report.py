@@ -63,6 +63,7 @@ class SourceRecord:
         license_link: Address of a license that is `other`.
         architecture: The model's class ("CLIPModel").
         parameters: Number of parameters.
+        remote_code: Whether code that comes with the checkpoint was run, as the recipe allowed.
     """
 
     __pydantic_config__ = STRICT
@@ -75,6 +76,7 @@ class SourceRecord:
     license_link: str | None = None
     architecture: str | None = None
     parameters: int | None = None
+    remote_code: bool = False
 
     def __post_init__(self) -> None:
         """Cut a path of this machine to its last folder's name."""

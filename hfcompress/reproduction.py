@@ -83,6 +83,7 @@ def reproduce(
     revision: str = "main",
     base: str | Path | None = None,
     output: str | Path | None = None,
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> Reproduction:
     """Run the recipe of a published artifact again, on the commits that its report names, and compare the numbers.
@@ -95,6 +96,8 @@ def reproduce(
         base: Where relative paths of the recipe start, for one that names local folders; by default in the current
             folder.
         output: Folder of the new artifact; by default `out/` and the artifact's name with `-reproduced`.
+        trust_remote_code: Whether code that comes with the checkpoint may run, and weights may come from a pickle,
+            where the recipe asks for that: it is somebody else's recipe.
         progress: Hears how far the run is.
 
     Raises:

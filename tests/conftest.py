@@ -25,6 +25,7 @@ if "huggingface_hub" in sys.modules:
 _HOME = Path(tempfile.mkdtemp(prefix="hfcompress-tests-"))
 _HUB = LoopbackHub(_HOME / "hub")
 os.environ.update(_HUB.environment(_HOME / "home", OWNER))
+os.environ["HFCOMPRESS_RETRY_WAIT_S"] = "0"
 os.environ["OMP_NUM_THREADS"] = "1"  # no test asserts a time, and threads that wait for a busy core are slow
 
 QUICKSTART = Path(__file__).parents[1] / "recipes" / "quickstart"

@@ -14,7 +14,8 @@ LAYERS = (
     {"redaction"},
     {"errors"},
     {"contracts"},
-    {"registry", "narrow_layers", "nibbles", "quantized", "graph_names", "rounding", "checksums", "shards"},
+    {"registry", "narrow_layers", "nibbles", "quantized", "graph_names", "rounding", "checksums", "shards"}
+    | {"remote_code"},
     {"narrowing"},
     {
         "extras",
@@ -32,11 +33,11 @@ LAYERS = (
     {"processes"},
     {"audio", "locks", "predictions", "space", "needs"},
     {"cache"},
-    {"yaml_source", "validation", "inputs", "probes", "hub"},
+    {"yaml_source", "validation", "inputs", "probes"},
     {"runtimes", "recipe_checks", "report", "twin", "canvas"},
     {"pruning", "quantization", "casting", "evaluation", "recipe", "gates", "part_plots", "snippet"}
     | {"timing", "sizes", "flops", "peak_memory"},
-    {"plots", "tower_bytes", "call_inputs"},
+    {"plots", "tower_bytes", "call_inputs", "hub"},
     {"card", "schema", "data", "inspection", "overlap"},
     {"ingredients", "reuse"},
     {"artifact", "measure", "costs", "api", "page", "chain"},

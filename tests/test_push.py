@@ -9,15 +9,16 @@ import shutil
 import subprocess
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from huggingface_hub import snapshot_download
 
 import hfcompress
-from hfcompress.errors import CheckpointError, PushError
+from hfcompress.errors import CheckpointError, PushError, RecipeError, UsageError
 from hfcompress.report import Report
-from tests.loopback_hub import STRANGER, LoopbackHub
+from tests.loopback_hub import OWNER, STRANGER, LoopbackHub
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +47,11 @@ def test_quickstart_is_pushed(hub: LoopbackHub, quickstart: Ran, tmp_path: Path)
 
     assert f"pushed to {hub.endpoint}/alice/digits" in quickstart.stderr
     (commit, created) = hub.commits("alice/digits")
-    assert (commit.title, created.title) == ("Upload out with hfcompress", "initial commit")
+    report = Report.load(quickstart.folder)
+    assert commit.title == f"Compress clip-digits at {report.source.revision[:12]}, recipe {report.recipe.sha256[:12]}"
+    assert report.source.revision in commit.description
+    assert report.recipe.sha256 in commit.description
+    assert created.title == "initial commit"
     assert hub.repository("alice/digits").private
     folder = snapshot_download("alice/digits", cache_dir=tmp_path / "cache")
     served = {name: hub.read("alice/digits", name) for name in commit.files if name != ".gitattributes"}
@@ -158,7 +163,7 @@ def test_failed_gate_pushes_nothing(hub: LoopbackHub, cli: Cli, write: Write, tm
 def test_who_may_not_push(token: str, hub: LoopbackHub, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a token that may write, one line says to log in; the repository is not made."""
     monkeypatch.setenv("HF_TOKEN", token)
-    with pytest.raises(PushError, match=r"^the Hub .+; log in with `hf auth login`, with a token that may write$"):
+    with pytest.raises(PushError, match=r"^the Hub .+; .*log in with `hf auth login`, with a token that may write$"):
         hfcompress.push(artifact, "acme/forbidden")
     with pytest.raises(KeyError, match="acme/forbidden"):
         hub.repository("acme/forbidden")
@@ -191,3 +196,102 @@ def test_folder_that_is_not_there(tmp_path: Path) -> None:
     """A folder that does not exist makes no empty commit."""
     with pytest.raises(CheckpointError, match=r"^there is no folder .+/nowhere to push$"):
         hfcompress.push(tmp_path / "nowhere", "alice/nowhere")
+
+
+def test_variants_go_up_in_one_commit(hub: LoopbackHub, artifact: Path) -> None:
+    """Folders of other runtimes inside of the artifact go up with it, in the same commit."""
+    for name in ("onnx/model.onnx", "openvino/openvino_model.bin"):
+        (artifact / name).parent.mkdir()
+        (artifact / name).write_bytes(name.encode() * 9)
+    pushed = hfcompress.push(artifact, "alice/variants")
+    (commit, _) = hub.commits("alice/variants")
+    assert {"model.safetensors", "onnx/model.onnx", "openvino/openvino_model.bin"} <= commit.files.keys()
+    assert pushed.files == tuple(sorted(files(artifact)))
+
+
+def test_only_what_changed_is_sent(hub: LoopbackHub, artifact: Path, cli: Cli) -> None:
+    """A second push sends what changed, and one without a change makes no commit and says so."""
+    hfcompress.push(artifact, "alice/twice")
+    (artifact / "notes.txt").write_text("new", encoding="utf-8")
+    hub.forget_requests()
+    assert hfcompress.push(artifact, "alice/twice").files == ("notes.txt",)
+    assert not [request for request in hub.requests if request.path.startswith("/storage/")]
+    assert hfcompress.push(artifact, "alice/twice").files == ()
+    cli("push", artifact, "alice/twice")  # its card names the repository now
+    before = hub.commits("alice/twice")
+    done = cli("push", artifact, "alice/twice")
+    assert (done.returncode, done.stdout) == (0, f"{hub.endpoint}/alice/twice\n")
+    assert done.stderr == "Nothing changed: the Hub holds all of it already, so there is no new commit\n"
+    assert hub.commits("alice/twice") == before
+
+
+def test_dry_run(hub: LoopbackHub, artifact: Path, cli: Cli) -> None:
+    """A dry run prints each file and the card as it would go up, and writes neither here nor there."""
+    before = files(artifact)
+    done = cli("push", artifact, "alice/dry", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("alice/dry (would be made), in one commit: Compress clip-digits at ")
+    size = (artifact / "model.safetensors").stat().st_size
+    assert f"new        {size:>14,} bytes  model.safetensors\n" in done.stdout
+    assert 'model_id = "alice/dry"' in done.stdout
+    assert files(artifact) == before
+    assert {request.method for request in hub.requests} == {"GET"}
+
+    cli("push", artifact, "alice/dry")
+    (artifact / "config.json").write_text("{}", encoding="utf-8")
+    again = cli("push", artifact, "alice/dry", "--dry-run").stdout
+    assert again.startswith("alice/dry (exists), in one commit: ")
+    states = {line.split()[-1]: line.split()[0] for line in again.partition("\n\n")[0].splitlines()[1:]}
+    assert states.pop("config.json") == "changed"
+    assert set(states.values()) == {"unchanged"}
+    assert len(hub.commits("alice/dry")) == 2
+
+
+def test_source_is_not_replaced(hub: LoopbackHub, artifact: Path, clip: Path, cli: Cli) -> None:
+    """An artifact goes to the repository that it was made from as a pull request, and in no other way."""
+    hub.add_repo("acme/origin", clip)
+    report = Report.load(artifact)
+    replace(report, source=replace(report.source, id="acme/origin", on_hub=True)).save(artifact)
+    done = cli("push", artifact, "acme/origin")
+    assert (done.returncode, len(hub.commits("acme/origin"))) == (2, 2)
+    assert "acme/origin is the repository that the artifact was made from" in done.stderr
+    assert "open a pull request with --pr" in done.stderr
+    asked = cli("push", artifact, "acme/origin", "--pr")
+    assert (asked.returncode, asked.stdout) == (0, f"{hub.endpoint}/acme/origin/discussions/1\n"), asked.stderr
+    assert len(hub.commits("acme/origin")) == 2
+
+
+def test_source_is_not_replaced_by_a_recipe(hub: LoopbackHub, write: Write) -> None:
+    """A recipe that pushes over its source is wrong before anything is loaded."""
+    recipe = write(model={"id": "acme/clip"}, push={"repo": "acme/clip"})
+    with pytest.raises(RecipeError, match=r"push\.repo: acme/clip is the repository of the source.+ `create_pr: true`"):
+        hfcompress.plan(recipe)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("arguments", [{"create_pr": True, "revision": "v1"}])
+def test_pull_request_against_a_branch(arguments: dict[str, Any], artifact: Path, write: Write) -> None:
+    """A pull request goes to the main branch; asked for against another one, it is refused."""
+    with pytest.raises(UsageError, match=r"^a pull request goes to the main branch of alice/x; drop --revision v1, or"):
+        hfcompress.push(artifact, "alice/x", **arguments)
+    with pytest.raises(RecipeError, match=r"push\.revision: got 'v1' beside `create_pr: true`"):
+        hfcompress.plan(write(push={"repo": "alice/x", **arguments}))
+
+
+def test_private_is_not_pushed_in_public(hub: LoopbackHub, artifact: Path) -> None:
+    """What is to be private does not go to a repository that is public already."""
+    hub.add_repo("alice/public")
+    with pytest.raises(PushError, match=r"^alice/public is there already and is public; make it private in its"):
+        hfcompress.push(artifact, "alice/public", private=True)
+    assert len(hub.commits("alice/public")) == 1
+
+
+@pytest.mark.parametrize("token", [OWNER.value, "hf_no_such_token"])
+def test_token_is_not_told(token: str, hub: LoopbackHub, artifact: Path, cli: Cli) -> None:
+    """Whatever the Hub says, the token is in no output."""
+    hub.fail("GET", "/api/models/alice/secret", status=403, message=f"Bearer {token} may not", times=None)
+    for debug in ("0", "1"):
+        done = cli("push", artifact, "alice/secret", HF_TOKEN=token, HFCOMPRESS_DEBUG=debug)
+        assert done.returncode == 1
+        assert "Bearer hf_*** may not; log in" in done.stderr.replace("\n", " ")
+    assert token not in cli("push", artifact, "alice/secret", HF_TOKEN=token).stderr

@@ -8,10 +8,12 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from huggingface_hub import HfApi
 
 from hfcompress.contracts import Measurement, Value
 from hfcompress.errors import CheckpointError, UsageError
+from hfcompress.recipe import load_recipe
 from hfcompress.report import RecipeRecord, Report
 from hfcompress.reproduction import compare_reports, pinned_recipe, reproduce
 
@@ -84,6 +86,19 @@ def test_recipe_that_reads_files_is_refused(pruned: Ran, tmp_path: Path) -> None
     text = f"include: {tmp_path / 'mine.yaml'}\n{report.recipe.text}"
     with pytest.raises(CheckpointError, match="so it was edited; it is not run"):
         pinned_recipe(dataclasses.replace(report, recipe=RecipeRecord.of(text)), tmp_path)
+
+
+@pytest.mark.parametrize("key", ["trust_remote_code", "allow_pickle"])
+def test_code_needs_the_readers_leave(key: str, pruned: Ran, tmp_path: Path) -> None:
+    """A recipe of somebody else that runs code or reads pickles is refused until the reader allows it."""
+    report = Report.load(pruned.folder)
+    recipe = yaml.safe_load(report.recipe.text)
+    recipe["model"][key] = True
+    folder = shutil.copytree(pruned.folder, tmp_path / "artifact")
+    text = load_recipe(recipe).text
+    dataclasses.replace(report, recipe=RecipeRecord.of(text)).save(folder)
+    with pytest.raises(UsageError, match="allow it with --trust-remote-code"):
+        reproduce(folder, output=tmp_path / "new")
 
 
 @pytest.mark.parametrize(

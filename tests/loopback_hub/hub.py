@@ -284,20 +284,31 @@ class LoopbackHub:
         """Answers only after `seconds`; a request whose client leaves before is not carried out."""
         self._order(method, path_pattern, Delay(seconds), times)
 
+    def spoil(self, path: str) -> None:
+        """Keeps other bytes than were sent, of the file of this path in the next commit that holds it."""
+        self._uploads.spoiled.add(path)
+
+    @property
+    def waiting_faults(self) -> int:
+        """How many faults of a given number have not been met yet."""
+        return sum(order.times or 0 for order in self._disturbance.orders)
+
     def heal(self) -> None:
         """Takes all faults back."""
         self._disturbance.orders.clear()
+        self._uploads.spoiled.clear()
 
     def _order(self, method: str, path_pattern: str, fault: Fault, times: int | None) -> None:
         self._disturbance.orders.append(Order(method, path_pattern, fault, times))
 
     def _application(self, parts: Path, part_size_bytes: int | None, page_size: int) -> Starlette:
         links = Links(self.storage_endpoint)
+        self._uploads = Uploads(self._store, self._gate, self.endpoint, links, part_size_bytes)
         api = Router(
             [
                 *Repositories(self._store, self._gate, self.endpoint).routes(),
                 *Contents(self._store, self._gate, self.endpoint, page_size).routes(),
-                *Uploads(self._store, self._gate, self.endpoint, links, part_size_bytes).routes(),
+                *self._uploads.routes(),
                 *Downloads(self._store, self._gate, links).routes(),
             ]
         )

@@ -30,6 +30,8 @@ class Uploads:
         self._endpoint = endpoint
         self._storage = storage
         self._part_size_bytes = part_size_bytes
+        self.spoiled: set[str] = set()
+        """Paths whose content the next commit that holds them is to lose."""
 
     def routes(self) -> list[Route]:
         """All routes of this file."""
@@ -78,6 +80,9 @@ class Uploads:
         header = next(line["value"] for line in lines if line["key"] == "header")
         self._check_parent(parent, header.get("parentCommit"))
         files = self._changed(repo, parent, (line for line in lines if line["key"] != "header"))
+        for path in self.spoiled & files.keys():
+            files[path] = self._store.file_of(path, b"spoiled")
+            self.spoiled.remove(path)
         if request.query_params.get("create_pr") == "1":
             reference = self._next_pull_request(repo)
         else:

@@ -1,0 +1,31 @@
+"""The Hub, through `huggingface_hub` alone: what a name stands for, the download that is verified, and the push."""
+
+from hfcompress.hub.pull import (
+    Source,
+    content_revision,
+    download_all,
+    download_weights,
+    drop_damaged,
+    missing_bytes,
+    resolve_dataset,
+    resolve_model,
+)
+from hfcompress.hub.push import FileChange, Pushed, PushPlan, plan_push, push_folder
+from hfcompress.hub.retries import repeated
+
+__all__ = [
+    "FileChange",
+    "PushPlan",
+    "Pushed",
+    "Source",
+    "content_revision",
+    "download_all",
+    "download_weights",
+    "drop_damaged",
+    "missing_bytes",
+    "plan_push",
+    "push_folder",
+    "repeated",
+    "resolve_dataset",
+    "resolve_model",
+]
