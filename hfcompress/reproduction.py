@@ -108,6 +108,12 @@ def reproduce(
     """
     published = Report.load(resolve_model(str(name), revision).path)
     recipe = pinned_recipe(published, Path(base) if base is not None else Path.cwd())
+    if (recipe.model.trust_remote_code or recipe.model.allow_pickle) and not trust_remote_code:
+        msg = (
+            "the artifact's recipe runs the checkpoint's own code or reads a pickle; look at the repository of "
+            f"{recipe.model.id} at {recipe.model.revision}, then allow it with --trust-remote-code"
+        )
+        raise UsageError(msg)
     _require_same_folders(published, recipe)
     folder = output if output is not None else default_output(name)
     # what an earlier run has kept would prove nothing
