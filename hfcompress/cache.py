@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 
+from hfcompress.checksums import file_digest
 from hfcompress.durable import move, remove, sync_tree
 from hfcompress.errors import BusyError, CacheError, CorruptEntryError
 from hfcompress.locks import held
@@ -188,7 +189,7 @@ class Cache:
             CorruptEntryError: It differs.
         """
         for name, sha256 in self._read(key).files.items():
-            if _sha256(self._entries / key / _FILES / name) != sha256:
+            if file_digest(self._entries / key / _FILES / name) != sha256:
                 msg = f"{name} is not what was written"
                 raise CorruptEntryError(msg)
 
@@ -264,12 +265,4 @@ def _copy(source: Path, target: Path) -> str:
         while chunk := reader.read(_CHUNK):
             digest.update(chunk)
             writer.write(chunk)
-    return digest.hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as reader:
-        while chunk := reader.read(_CHUNK):
-            digest.update(chunk)
     return digest.hexdigest()

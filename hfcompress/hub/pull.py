@@ -14,12 +14,13 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined] # it is in its documentation
 
+from hfcompress.checksums import file_digest
 from hfcompress.errors import CheckpointError, HubError
 from hfcompress.hub.conversion import conversion
 from hfcompress.hub.explanations import explained
 from hfcompress.hub.pickles import PICKLES, WEIGHTS, as_safetensors
 from hfcompress.hub.retries import repeated
-from hfcompress.hub.verification import RemoteFile, content_digest, is_blob_intact
+from hfcompress.hub.verification import RemoteFile, is_blob_intact
 from hfcompress.remote_code import trust, wants_code
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def content_revision(folder: Path) -> str:
     """Return a fingerprint of everything in a folder: the SHA-256 over names and contents, in hexadecimal."""
     total = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        total.update(f"{file.relative_to(folder).as_posix()}\0{content_digest(file)}\n".encode())
+        total.update(f"{file.relative_to(folder).as_posix()}\0{file_digest(file)}\n".encode())
     return total.hexdigest()
 
 

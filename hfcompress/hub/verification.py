@@ -7,12 +7,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hfcompress.checksums import file_digest
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["RemoteFile", "content_digest", "is_blob_intact"]
+__all__ = ["RemoteFile", "is_blob_intact"]
 
-_CHUNK = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA1 = re.compile(r"[0-9a-f]{40}")
 
@@ -38,17 +39,8 @@ class RemoteFile:
         if not file.is_file() or file.stat().st_size != self.size_bytes:
             return False
         if self.sha256 is not None:
-            return content_digest(file) == self.sha256
+            return file_digest(file) == self.sha256
         return _git_blob(file) == self.blob_id
-
-
-def content_digest(file: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def is_blob_intact(file: Path) -> bool:
@@ -58,7 +50,7 @@ def is_blob_intact(file: Path) -> bool:
     """
     name = file.resolve().name
     if _SHA256.fullmatch(name):
-        return content_digest(file) == name
+        return file_digest(file) == name
     return _git_blob(file) == name if _SHA1.fullmatch(name) else True
 
 
