@@ -60,12 +60,14 @@ class _Group:
         rank: The number of this one; 0 is the main process.
         is_led: Whether the others wait for what the main process wants to run.
         is_together: Whether all of them run the same function now.
+        is_broken: Whether one of them is gone.
     """
 
     count: int = 1
     rank: int = 0
     is_led: bool = False
     is_together: bool = False
+    is_broken: bool = False
 
 
 _group = _Group()
@@ -96,7 +98,7 @@ class _Sent:
 
 
 class _PeerFailed(Exception):  # noqa: N818 - no error of its own
-    """Ends the work of a process because another one has failed."""
+    """Ends the work of a process because another one has failed, or is gone."""
 
     def __init__(self, error: HfcompressError) -> None:
         super().__init__()
@@ -109,11 +111,11 @@ def launched() -> bool:
 
 
 def lone_launch() -> bool:
-    """Whether `accelerate launch --cpu` was asked for several processes and has started this one alone.
+    """Whether `accelerate launch` was asked for several processes and has started this one alone.
 
-    For more it takes `mpirun`, or its launcher for several devices, which works without any.
+    It does so where it finds no devices and is not told to start several with `--multi_gpu`, which works without any.
     """
-    return not launched() and os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ
+    return not launched() and {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()
 
 
 def led(program: Callable[[], T]) -> T:
@@ -131,6 +133,8 @@ def led(program: Callable[[], T]) -> T:
         return _lead(program) if _group.rank == 0 else _serve()
     finally:
         _group.is_led = False
+        if _group.is_broken:
+            _leave()
 
 
 def led_by_main(program: Callable[P, T]) -> Callable[P, T]:
@@ -156,7 +160,10 @@ def together(function: Callable[..., T], progress: Progress, *arguments: Any) ->
     """
     if not _group.is_led or _group.is_together:
         return function(progress, *arguments)
-    _broadcast(_Job(function, arguments))
+    try:
+        _broadcast(_Job(function, arguments))
+    except _PeerFailed as failed:
+        raise failed.error from failed
     return _run(function, progress, arguments)
 
 
@@ -239,11 +246,19 @@ def _join() -> None:
     _group.count, _group.rank, _group.is_led = state.num_processes, state.process_index, True
 
 
+def _leave() -> None:
+    """Part from the other processes before the interpreter ends, which would abort where one of them is gone."""
+    from accelerate import PartialState
+
+    PartialState().destroy_process_group()
+
+
 def _lead(program: Callable[[], T]) -> T:
     try:
         result = program()
     except Exception as error:
-        _broadcast(_End(error=_told(error)))
+        with contextlib.suppress(_PeerFailed):
+            _broadcast(_End(error=_told(error)))
         raise
     _broadcast(_End(result))
     return result
@@ -251,7 +266,10 @@ def _lead(program: Callable[[], T]) -> T:
 
 def _serve() -> Any:  # noqa: ANN401 - what the program returns
     while True:
-        (message,) = _broadcast(None)
+        try:
+            message = _broadcast(None)
+        except _PeerFailed as failed:
+            raise failed.error from failed
         if isinstance(message, _Job):
             try:
                 _run(message.function, Progress(), message.arguments)
@@ -270,7 +288,7 @@ def _run(function: Callable[..., T], progress: Progress, arguments: tuple[Any, .
         result = function(progress, *arguments)
         _exchange(_Sent())
     except _PeerFailed as failed:
-        raise failed.error from None
+        raise failed.error from failed
     except Exception as error:
         told = _told(error)
         with contextlib.suppress(_PeerFailed):
@@ -287,23 +305,43 @@ def _exchange(sent: _Sent) -> list[Any]:
     """Give what this process has and return what all have, by their numbers.
 
     Raises:
-        _PeerFailed: One of them has failed.
+        _PeerFailed: One of them has failed, or is gone.
     """
     from accelerate.utils import gather_object
 
-    parts: list[_Sent] = gather_object([sent])
+    with _connected():
+        parts: list[_Sent] = gather_object([sent])
     for part in parts:
         if part.error is not None:
             raise _PeerFailed(part.error)
     return [part.value for part in parts]
 
 
-def _broadcast(message: object) -> list[Any]:
-    """Send a message of the main process to all, and return it."""
+def _broadcast(message: object) -> Any:  # noqa: ANN401 - what the main process sends
+    """Send a message of the main process to all, and return it.
+
+    Raises:
+        _PeerFailed: One of them is gone.
+    """
     from accelerate.utils import broadcast_object_list
 
-    received: list[Any] = broadcast_object_list([message])
+    with _connected():
+        (received,) = broadcast_object_list([message])
     return received
+
+
+@contextlib.contextmanager
+def _connected() -> Iterator[None]:
+    """Turn what torch raises when another process does not answer into an error that says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        _group.is_broken = True
+        msg = (
+            f"process {_group.rank} of {_group.count} lost another one, which ended without an error of its own; its "
+            f"memory may not suffice for so many processes: {error}"
+        )
+        raise _PeerFailed(RunError(msg)) from error
 
 
 def _told(error: Exception) -> HfcompressError:

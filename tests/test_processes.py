@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,9 +19,7 @@ from hfcompress.errors import DataError, GateError, NotOnHubError, OutputError, 
 from hfcompress.processes import assembled, gathered, in_turn, one_after_another, own, spare_folder, together
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.conftest import Cli, Python
 
@@ -26,6 +29,31 @@ LAUNCH = (
     *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "hfcompress"),
 )
 """Starts two processes, which compute on the processor."""
+PATIENCE_S = 240
+"""For a busy machine; that a process waits for another one for ever is what it must end."""
+
+
+def by_hand() -> list[subprocess.CompletedProcess[str]]:
+    """Run the program of `process_program.py` on two processes that nobody watches over, as `mpirun` starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    running = [
+        subprocess.Popen(  # noqa: S603 - this interpreter
+            [sys.executable, str(Path(__file__).with_name("process_program.py"))],
+            env={**world, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    said = [process.communicate(timeout=PATIENCE_S) for process in running]
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *words)
+        for process, words in zip(running, said, strict=True)
+    ]
 
 
 @pytest.fixture
@@ -107,6 +135,17 @@ def test_what_fails_in_one_process_ends_all(
     assert done.stderr.count("holds NoneType where an image was expected") == 1
     assert "evaluate[0]: row 2" in done.stderr
     assert not (tmp_path / "two").exists()
+
+
+def test_processes_serve_until_one_is_gone() -> None:
+    """An error that the main process has overcome ends no process; one that the system kills ends the main one too.
+
+    Between the two, one, two and five batches are put in order, fewer of them than processes or more.
+    """
+    main, other = by_hand()
+    assert main.stdout == "3 has no square [[0], [0, 1], [0, 1, 4, 9, 16]]\n"
+    assert (main.returncode, other.returncode) == (1, -9), main.stderr
+    assert main.stderr.splitlines()[-1].startswith("RunError: process 0 of 2 lost another one")
 
 
 def test_a_lone_process_is_pointed_out(cli: Cli) -> None:
