@@ -215,7 +215,7 @@ def push(
     if (warning := license_warning(source.license, source.license_name)) is not None:
         _tell(warning)
     if dry_run:
-        with named_for(folder, repo) as named:
+        with _arguments(), named_for(folder, repo) as named:
             planned = plan_push(named, repo, create_pr=create_pr, revision=revision, message=message)
             typer.echo("\n".join(push_lines(planned)))
             typer.echo((named / "README.md").read_text(encoding="utf-8"), nl=False)

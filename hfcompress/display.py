@@ -237,8 +237,6 @@ def plan_table(plan: Plan) -> Table:
     table.add_column("what it will change", overflow="fold")
     for name in ("parameters", "weights"):
         table.add_column(name, justify="right")
-    if plan.source.remote_code:
-        table.caption = "trust_remote_code: the source's own code runs"
     for index, forecast in enumerate(plan.forecasts):
         table.add_row(
             str(index) if index else "source",
@@ -246,7 +244,9 @@ def plan_table(plan: Plan) -> Table:
             f"{forecast.parameters:,}",
             f"{forecast.size_bytes / _MEGA:.1f} MB",
         )
-    table.caption = f"memory at the peak of the run, estimated: {format_value(plan.memory_bytes, 'bytes')}"
+    memory = f"memory at the peak of the run, estimated: {format_value(plan.memory_bytes, 'bytes')}"
+    code = "trust_remote_code: the source's own code runs\n" if plan.source.remote_code else ""
+    table.caption = code + memory
     table.caption_justify = "left"
     return table
 

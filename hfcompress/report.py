@@ -281,8 +281,9 @@ class Report:
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """Ratio and difference of each measurement, in the same order."""
-        return tuple(change(row) for row in self.measurements)
+        """Ratio and difference of each measurement, in the same order, then of each tower's FLOPs."""
+        towers = () if self.cost_details is None else self.cost_details.tower_measurements
+        return tuple(change(row) for row in (*self.measurements, *towers))
 
     @property
     def shortfalls(self) -> tuple[str, ...]:

@@ -28,7 +28,8 @@ _SCALES = {
 _OURS = ("95 % intervals", "95 % interval", "8-bit", "4 bits")
 """Numbers that the card's own words hold: they belong to how things are measured, not to what was."""
 _NUMBER = re.compile(
-    r"(?<![\w.])([+\u2212-]?)(\d[\d,]*(?:\.\d+)?(?:e-?\d+)?)(?:[ \u00a0]?(%|points|[kMG]?B|[kMG]|\u00d7)(?!\w))?"
+    r"(?<![\w.])([+\u2212-]?)(\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?)"
+    r"(?:[ \u00a0]?(%|points|rows/s|[kMG]?B|[kMG]|\u00d7)(?!\w))?"
 )
 
 
@@ -79,6 +80,8 @@ def _is_known(found: re.Match[str], known: _Known, *, in_interval: bool) -> bool
     value = float(digits.replace(",", "")) * (-1 if sign in {"\u2212", "-"} else 1)
     mantissa, _, exponent = digits.replace(",", "").partition("e")
     tolerance = 0.501 * 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+    if unit == "rows/s" or in_interval:  # three significant digits and no exponent
+        tolerance = max(tolerance, 0.501 * 10.0 ** (len(mantissa.partition(".")[0]) - 3))
     if unit == "\u00d7":
         candidates = [*known.ratios, *(1 / ratio for ratio in known.ratios if ratio)]
     elif in_interval:

@@ -16,6 +16,7 @@ from hfcompress.inputs import load_processor
 from tests.checkpoints import image_rows, save_checkpoint, sound_rows, without_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     Fed = dict[str, list[dict[str, np.ndarray[Any, Any]]]]
@@ -128,8 +129,8 @@ def test_batches_are_made_one_at_a_time(blip: Checkpoint) -> None:
     read: list[int] = []
 
     class Watched(Rows):
-        def batches(self, size: int) -> Any:  # noqa: ANN401 - as its base
-            for number, batch in enumerate(super().batches(size)):
+        def batches(self, size: int, numbers: Iterable[int] | None = None) -> Any:  # noqa: ANN401 - as its base
+            for number, batch in enumerate(super().batches(size, numbers)):
                 read.append(number)
                 yield batch
 

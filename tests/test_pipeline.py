@@ -110,6 +110,7 @@ def test_artifact_holds_what_it_should(quickstart: Ran) -> None:
     """The folder is what optimum and the Hub read, with the card, the report and the recipe; no scratch is left."""
     assert set(contents(quickstart.folder)) == {
         "README.md",
+        "SHA256SUMS",
         "assets/before_after.png",
         "assets/bytes.png",
         "assets/removal.png",
@@ -151,7 +152,7 @@ def test_accuracy_is_what_plain_code_finds(quickstart: Ran, quickstart_folder: P
 @pytest.mark.onnxruntime
 def test_size_is_that_of_the_files(quickstart: Ran, quickstart_folder: Path) -> None:
     """`size_bytes` is what lies on disk, without the card, the report, the recipe and the pictures."""
-    about = {"README.md", "report.json", "recipe.yaml"}
+    about = {"README.md", "report.json", "recipe.yaml", "SHA256SUMS"}
 
     def on_disk(folder: Path) -> int:
         return sum(

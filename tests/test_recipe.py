@@ -32,7 +32,7 @@ BAD = [
         "{}\n",
         [
             "1:1: version: missing; expected 1",
-            "1:1: model: missing; expected a mapping with the keys id, revision",
+            "1:1: model: missing; expected a mapping with the keys id, revision, trust_remote_code, allow_pickle",
             "1:1: steps: missing; expected a list of at least 1 item",
         ],
         id="everything missing",
@@ -45,12 +45,12 @@ BAD = [
     ),
     pytest.param(
         "version: 1\nmodel: me/clip\n" + S,
-        ["2:1: model: got 'me/clip', expected a mapping with the keys id, revision"],
+        ["2:1: model: got 'me/clip', expected a mapping with the keys id, revision, trust_remote_code, allow_pickle"],
         id="model as text",
     ),
     pytest.param(
         "version: 1\nmodel:\n" + S,
-        ["2:1: model: got null, expected a mapping with the keys id, revision"],
+        ["2:1: model: got null, expected a mapping with the keys id, revision, trust_remote_code, allow_pickle"],
         id="model empty",
     ),
     pytest.param(
@@ -68,7 +68,12 @@ BAD = [
     ),
     pytest.param(
         "version: 1\nmodel: {id: me/clip, revison: main}\n" + S,
-        ["2:22: model.revison: unknown key 'revison' (did you mean 'revision'?); known keys: id, revision"],
+        [
+            (
+                "2:22: model.revison: unknown key 'revison' (did you mean 'revision'?); known keys: id, revision, "
+                "trust_remote_code, allow_pickle"
+            )
+        ],
         id="unknown key, nested",
     ),
     pytest.param(

@@ -217,7 +217,8 @@ def drop_damaged(name: str, sha: str) -> list[str]:
 def _resolved(name: str, repo_type: RepoType, revision: str) -> str:
     """Return the commit of a revision, and keep it where the client keeps it, for offline mode."""
     what = f"{repo_type} {name}"
-    reference = _storage(name, repo_type) / "refs" / revision
+    with explained(what, revision):  # a name that is none
+        reference = _storage(name, repo_type) / "refs" / revision
     if constants.HF_HUB_OFFLINE:
         if _COMMIT.fullmatch(revision):
             return revision
