@@ -16,6 +16,7 @@ from datasets import (
     load_dataset,
     load_dataset_builder,
 )
+from huggingface_hub import constants
 
 from hfcompress.audio import seconds
 from hfcompress.contracts import Rows
@@ -133,6 +134,8 @@ def _load(reference: DataReference, revision: str | None) -> Dataset:
 
 def _read(reference: DataReference, revision: str | None, download_mode: str) -> Dataset:
     path, config, split = reference.dataset, reference.config, reference.split
+    if constants.HF_HUB_OFFLINE and not reference.is_local:
+        return _kept(reference, str(revision))
     files = None if reference.is_local else _files_of_splits(reference, revision)
     if files is None:
         return load_dataset(path, config, split=split, revision=revision, download_mode=download_mode)
@@ -145,6 +148,29 @@ def _read(reference: DataReference, revision: str | None, download_mode: str) ->
         download_mode=download_mode,
         verification_mode=VerificationMode.NO_CHECKS,  # the splits that are left out would be missed
     )
+
+
+def _kept(reference: DataReference, revision: str) -> Dataset:
+    """Read what was made of a dataset's splits when they were read from the Hub.
+
+    `datasets` does not find itself what it made of some splits alone, so its files are read as they are.
+
+    Raises:
+        HubError: These splits were not read at this commit, or are gone.
+    """
+    folder = Path(datasets.config.HF_DATASETS_CACHE, reference.dataset.replace("/", "___"))
+    names = _splits_of(reference)
+    for kept in sorted(folder.glob(f"{reference.config or 'default'}-*/*/{revision}")):
+        files = {
+            name: [str(file) for file in sorted(kept.iterdir()) if _is_of_split(file.name, name)] for name in names
+        }
+        if all(files.values()):
+            return load_dataset("arrow", data_files=files, split=reference.split)
+    msg = (
+        f"the split {reference.split!r} of the dataset {reference.dataset} is not in the cache at {revision} and "
+        "offline mode is on; unset HF_HUB_OFFLINE, or run once without it"
+    )
+    raise HubError(msg)
 
 
 def _verified(reference: DataReference, revision: str) -> Dataset:
@@ -174,10 +200,19 @@ def _verified(reference: DataReference, revision: str) -> Dataset:
 def _files_of_splits(reference: DataReference, revision: str | None) -> dict[str, list[str]] | None:
     """Return the files of the splits that a reference names, so that others are not downloaded, where one can tell."""
     known = load_dataset_builder(reference.dataset, reference.config, revision=revision).config.data_files
-    names = {part.split("[")[0].strip() for part in reference.split.split("+")}
+    names = _splits_of(reference)
     if not known or not names <= known.keys():
         return None  # as of the split "all", and of those that do not exist
     return {name: [str(file) for file in known[name]] for name in sorted(names)}
+
+
+def _splits_of(reference: DataReference) -> set[str]:
+    return {part.split("[")[0].strip() for part in reference.split.split("+")}
+
+
+def _is_of_split(file: str, split: str) -> bool:
+    """Whether `datasets` gave a file that it wrote this name for a split, or for a part of it."""
+    return re.fullmatch(rf".+-{re.escape(split)}(?:-\d+-of-\d+)?\.arrow", file) is not None
 
 
 def _explained(reference: DataReference, revision: str | None, error: ValueError) -> DataError:
