@@ -14,11 +14,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import tempfile
 import traceback
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from hfcompress.contracts import Progress
@@ -26,19 +24,18 @@ from hfcompress.errors import HfcompressError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from contextlib import AbstractContextManager
 
 __all__ = [
     "assembled",
     "gathered",
     "in_turn",
     "launched",
+    "leads",
     "led",
     "led_by_main",
     "lone_launch",
     "one_after_another",
     "own",
-    "spare_folder",
     "together",
 ]
 
@@ -225,17 +222,9 @@ def one_after_another(make: Callable[[], T]) -> T:
     return made[0]
 
 
-def spare_folder(folder: Path) -> AbstractContextManager[Path]:
-    """Give the folder to the main process and an empty one, which is thrown away, to each other one."""
-    if not _group.is_together or _group.rank == 0:
-        return contextlib.nullcontext(folder)
-    return _thrown_away()
-
-
-@contextlib.contextmanager
-def _thrown_away() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="hfcompress-") as name:
-        yield Path(name)
+def leads() -> bool:
+    """Whether this is the main process, or the only one: the one that writes."""
+    return not _group.is_together or _group.rank == 0
 
 
 def _join() -> None:

@@ -16,7 +16,7 @@ import yaml
 
 from hfcompress.contracts import Progress
 from hfcompress.errors import DataError, GateError, NotOnHubError, OutputError, Problem, RecipeError
-from hfcompress.processes import assembled, gathered, in_turn, one_after_another, own, spare_folder, together
+from hfcompress.processes import assembled, gathered, in_turn, leads, one_after_another, own, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -156,15 +156,14 @@ def test_a_lone_process_is_pointed_out(cli: Cli) -> None:
     assert "--multi_gpu" in done.stderr
 
 
-def test_one_process_does_everything(tmp_path: Path) -> None:
+def test_one_process_does_everything() -> None:
     """Without a launcher all batches are the process's own, and nothing is sent anywhere."""
     assert [*own(5)] == [0, 1, 2, 3, 4]
     assert assembled(["a", "b"], 2) == ["a", "b"]
     assert gathered("a") == ["a"]
     assert [*in_turn(iter("abc"), 3)] == ["a", "b", "c"]
     assert one_after_another(lambda: 7) == 7
-    with spare_folder(tmp_path) as folder:
-        assert folder == tmp_path
+    assert leads()
     progress = Progress()
     assert together(lambda heard, number: (heard, number), progress, 7) == (progress, 7)
 

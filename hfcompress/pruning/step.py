@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 from pydantic import AfterValidator, Field, model_validator
 
 from hfcompress.contracts import CalibratedOptions, Forecast, Format, Json, Options, Progress, Ratio, Step
-from hfcompress.processes import spare_folder, together
+from hfcompress.processes import leads, together
 from hfcompress.registry import IMPORTANCES
 
 if TYPE_CHECKING:
@@ -206,8 +206,9 @@ class Prune(Step):
         for step in self._passes():
             done.append(step.apply(model, bench))
             model = done[-1].model
-        saved_and_proven(model, output, dtype, find_probes(model, seed=context.seed))
-        copy_processor(checkpoint.path, output)
+        if leads():
+            saved_and_proven(model, output, dtype, find_probes(model, seed=context.seed))
+            copy_processor(checkpoint.path, output)
         detail: dict[str, Json] = {
             "importance": self.options.chosen_importance,
             "compensate": self.options.chosen_compensation,
@@ -264,8 +265,7 @@ def _prune(
     progress: Progress, step: Prune, checkpoint: Checkpoint, output: Path, context: StepContext
 ) -> dict[str, Json]:
     """Prune in all processes, so that each has the model that the next calibration batches go through."""
-    with spare_folder(output) as folder:
-        return step._prune(checkpoint, folder, replace(context, progress=progress))  # noqa: SLF001 - its own step
+    return step._prune(checkpoint, output, replace(context, progress=progress))  # noqa: SLF001 - its own step
 
 
 def _of_axes(towers: Mapping[str, Mapping[Axis, float]], *axes: Axis) -> dict[str, dict[Axis, float]]:
