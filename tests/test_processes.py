@@ -144,8 +144,9 @@ def test_processes_serve_until_one_is_gone() -> None:
     """
     main, other = by_hand()
     assert main.stdout == "3 has no square [[0], [0, 1], [0, 1, 4, 9, 16]]\n"
-    assert (main.returncode, other.returncode) == (1, -9), main.stderr
-    assert main.stderr.splitlines()[-1].startswith("RunError: process 0 of 2 lost another one")
+    assert other.returncode == -9
+    assert main.returncode != 0  # gloo may abort the process when it ends, after it has told what happened
+    assert "RunError: process 0 of 2 lost another one" in main.stderr
 
 
 def test_a_lone_process_is_pointed_out(cli: Cli) -> None:
