@@ -112,13 +112,18 @@ def draw_costs(rows: list[Sensitivity]) -> Figure:
         axis.set_xlabel(f"{LOSSES.get(row.metric, shown(row.metric, 30))}{more}", loc="left")
         axis.set_title(shown(row.graph), loc="left", fontsize=10, fontweight="bold")
         tidy(axis)
-    handles = [
-        Patch(facecolor=SOURCE, label="quantized"),
-        Patch(facecolor=RESULT, hatch="///", edgecolor="white", linewidth=0, label="left in float"),
-    ]
-    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
+    _write_legend(figure, "quantized", "left in float")
     write_title(figure, "What quantizing each part alone costs")
     return figure
+
+
+def _write_legend(figure: Figure, kept: str, hatched: str) -> None:
+    """Name the two kinds of bars: the plain ones of what was kept or quantized, and the hatched ones."""
+    handles = [
+        Patch(facecolor=SOURCE, label=kept),
+        Patch(facecolor=RESULT, hatch="///", edgecolor="white", linewidth=0, label=hatched),
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
 
 
 def _part(name: str) -> str:
@@ -209,11 +214,7 @@ def draw_removals(rows: list[Removal]) -> Figure:
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axis, row in zip(panels, rows, strict=True):
         _columns(axis, row)
-    handles = [
-        Patch(facecolor=SOURCE, label="stays"),
-        Patch(facecolor=RESULT, hatch="///", edgecolor="white", linewidth=0, label="removed"),
-    ]
-    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
+    _write_legend(figure, "stays", "removed")
     write_title(figure, "What pruning removed of each layer")
     return figure
 

@@ -245,7 +245,7 @@ def _leave() -> None:
 def _lead(program: Callable[[], T]) -> T:
     try:
         result = program()
-    except Exception as error:
+    except Exception as error:  # of any kind, or the others would wait for ever
         with contextlib.suppress(_PeerFailed):
             _broadcast(_End(error=_told(error)))
         raise
@@ -278,7 +278,7 @@ def _run(function: Callable[..., T], progress: Progress, arguments: tuple[Any, .
         _exchange(_Sent())
     except _PeerFailed as failed:
         raise failed.error from failed
-    except Exception as error:
+    except Exception as error:  # of any kind, or the others would wait for ever
         told = _told(error)
         with contextlib.suppress(_PeerFailed):
             _exchange(_Sent(error=told))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import shutil
 import tempfile
 from pathlib import Path
 
-from huggingface_hub import constants
-
+from hfcompress.cache import cache_home
 from hfcompress.errors import CheckpointError
 
 __all__ = ["PICKLES", "WEIGHTS", "as_safetensors"]
@@ -28,7 +26,7 @@ def as_safetensors(folder: Path, revision: str) -> Path:
     Raises:
         CheckpointError: The file holds more than tensors, or not those of the configuration.
     """
-    home = Path(os.environ.get("HFCOMPRESS_CACHE") or Path(constants.HF_HOME, "hfcompress"), "safetensors")
+    home = cache_home() / "safetensors"
     target = home / revision
     if (target / "config.json").is_file():
         return target
