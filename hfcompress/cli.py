@@ -90,13 +90,15 @@ def run(
 ) -> None:
     """Compress a model as a recipe says, measure what was kept, and push it if the recipe says so."""
     from hfcompress.recipe import load_recipe
+    from hfcompress.staging import check_output, default_output
 
     loaded = load_recipe(recipe, overrides or ())
+    folder = output or default_output(loaded)
+    check_output(folder)  # the run does so too; here it takes no seconds, because nothing large is imported yet
     _quiet()
     from hfcompress import pipeline
     from hfcompress.report import Report
 
-    folder = output or pipeline.default_output(loaded)
     failure: PushError | None = None
     try:
         with _progress() as progress:

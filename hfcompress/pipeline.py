@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.artifact import check_output, describe, staging
+from hfcompress.artifact import describe
 from hfcompress.cache import Cache, cache_home
 from hfcompress.chain import Chain
 from hfcompress.checksums import verify_folder, write_manifest
@@ -29,6 +29,7 @@ from hfcompress.registry import TASKS
 from hfcompress.report import CardRecord, RecipeRecord, Report
 from hfcompress.reuse import Reuse
 from hfcompress.space import SpaceExplained, require_space
+from hfcompress.staging import check_output, default_output, staging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from hfcompress.recipe import Push
     from hfcompress.yaml_text import KeyPath
 
-__all__ = ["Plan", "default_output", "plan", "run"]
+__all__ = ["Plan", "plan", "run"]
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,6 @@ def _require_extras(recipe: Recipe, steps: Sequence[Step]) -> None:
             problems.append(recipe.problem(("steps", index), str(error)))
     if problems:
         raise RecipeError(problems)
-
-
-def default_output(recipe: Recipe) -> Path:
-    """Return where the artifact goes if nobody says: `out/` and the recipe's name, in the current folder."""
-    return Path("out", recipe.name)
 
 
 @led_by_main

@@ -37,7 +37,7 @@ LAYERS = (
     {"runtimes", "recipe_checks", "report", "twin", "canvas"},
     {"pruning", "quantization", "casting", "evaluation", "recipe", "gates", "part_plots", "snippet"}
     | {"timing", "sizes", "flops", "peak_memory"},
-    {"plots", "tower_bytes", "call_inputs", "hub"},
+    {"plots", "tower_bytes", "call_inputs", "hub", "staging"},
     {"card", "schema", "data", "inspection", "overlap"},
     {"ingredients", "reuse"},
     {"artifact", "measure", "costs", "api", "page", "chain"},
