@@ -1,4 +1,4 @@
-"""A recipe of `recipes/`, run as it is against stand-ins, and what must then be true of it."""
+"""A recipe of `recipes/`, run against stand-ins, and what must then be true of it."""
 
 from __future__ import annotations
 
@@ -42,14 +42,15 @@ class Run:
 
 
 def run(name: str, hub: LoopbackHub, cli: Cli, folder: Path) -> Run:
-    """Run `hfcompress run recipes/NAME.yaml`, with nothing changed, and return what came of it.
+    """Run `hfcompress run recipes/NAME.yaml` and return what came of it.
 
+    Nothing is changed but that peak memory is not measured: it takes two more processes, and has tests of its own.
     Stand-ins of noise hold no gate on quality, and so small a model none on speed: exit code 3 is as good as 0.
     """
     file = RECIPES / f"{name}.yaml"
     recipe = hfcompress.load_recipe(file)
     serve(hub, recipe, folder)
-    done = cli("run", file, "-o", folder / "out")
+    done = cli("run", file, "-o", folder / "out", "--set", "benchmark.memory=false")
     assert done.returncode in {0, 3}, done.stderr
     return Run(recipe, folder / "out", hfcompress.Report.load(folder / "out"), done.stderr)
 

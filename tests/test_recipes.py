@@ -1,4 +1,4 @@
-"""Promises of the recipes for CLIP: each runs as it is, on tiny stand-ins that the Hub of the tests serves."""
+"""Promises of the recipes for CLIP: each runs to its end, on tiny stand-ins that the Hub of the tests serves."""
 
 from __future__ import annotations
 

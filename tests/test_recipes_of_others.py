@@ -1,4 +1,4 @@
-"""Promises of the recipes for models other than CLIP: each runs as it is, on tiny stand-ins of the tests' Hub."""
+"""Promises of the recipes for models other than CLIP: each runs to its end, on tiny stand-ins of the tests' Hub."""
 
 from __future__ import annotations
 
