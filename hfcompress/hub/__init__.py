@@ -10,7 +10,7 @@ from hfcompress.hub.pull import (
     resolve_dataset,
     resolve_model,
 )
-from hfcompress.hub.push import FileChange, Pushed, PushPlan, plan_push, push_folder
+from hfcompress.hub.push import FileChange, Pushed, PushPlan, full_name, plan_push, push_folder
 from hfcompress.hub.retries import repeated
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "download_all",
     "download_weights",
     "drop_damaged",
+    "full_name",
     "missing_bytes",
     "plan_push",
     "push_folder",
