@@ -17,13 +17,13 @@ from hfcompress.errors import CheckpointError, HubError, RecipeError
 from hfcompress.hub import download_weights, resolve_model
 from hfcompress.hub.explanations import without_secrets
 from hfcompress.hub.retries import LONGEST_WAIT_S, is_passing, wait_s
+from tests.loopback_hub import OWNER, LoopbackHub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from tests.conftest import Cli, Python, Write
-    from tests.loopback_hub import LoopbackHub
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -74,6 +74,34 @@ def test_branch_that_moves_during_a_run(hub: LoopbackHub, clip: Path) -> None:
     asked = [request.path for request in hub.requests if "/resolve/" in request.path or "/revision/" in request.path]
     assert asked
     assert all(source.revision in path for path in asked)
+
+
+def test_commit_is_described_once(
+    hub: LoopbackHub, clip: Path, quickstart_folder: Path, recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """A run asks for the files of its model's commit once, and of its dataset's, however often it needs them."""
+    model = hub.add_repo("acme/asked", clip).oid
+    rows = hub.add_repo("acme/asked-digits", quickstart_folder / "data", repo_type="dataset").oid
+    step = {"use": "prune", "towers": {"all": {"ffn": 0.5}}, "importance": "activation", "calibration": "calibration"}
+    values = recipe(model={"id": "acme/asked"}, steps=[step])
+    values["data"]["test"] |= {"dataset": "acme/asked-digits", "split": "test[:20]"}
+    columns = {"image": "image", "text": "caption"}
+    values["data"]["calibration"] = {"dataset": "acme/asked-digits", "split": "calibration[:8]", "columns": columns}
+    hfcompress.run(values, output=tmp_path / "out", cache=False)
+    asked = [request.path for request in hub.requests if "blobs" in request.query]
+    assert sorted(asked) == [
+        f"/api/datasets/acme/asked-digits/revision/{rows}",
+        f"/api/models/acme/asked/revision/{model}",
+    ]
+
+
+def test_gate_that_closes(hub: LoopbackHub, clip: Path) -> None:
+    """What is known of a commit, and all of it in the cache, opens no gate that has been closed since."""
+    hub.add_repo("owned/closing", clip, gated="manual", admitted=(OWNER.user,))
+    download_weights(resolve_model("owned/closing", "main"))
+    hub.expel("owned/closing", OWNER.user)
+    with pytest.raises(HubError, match=r"^the model owned/closing is gated: ask for access on its page"):
+        resolve_model("owned/closing", "main")
 
 
 def test_damaged_cache(hub: LoopbackHub, clip: Path) -> None:

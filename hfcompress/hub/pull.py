@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, RepoCard, constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -17,16 +17,18 @@ from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defin
 from hfcompress.checksums import file_digest
 from hfcompress.errors import CheckpointError, HubError
 from hfcompress.hub.conversion import conversion
+from hfcompress.hub.descriptions import described
 from hfcompress.hub.explanations import explained
 from hfcompress.hub.pickles import PICKLES, WEIGHTS, as_safetensors
 from hfcompress.hub.retries import repeated
-from hfcompress.hub.verification import RemoteFile, is_blob_intact
+from hfcompress.hub.verification import is_blob_intact
 from hfcompress.remote_code import trust, wants_code
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from huggingface_hub.hf_api import RepoSibling
+    from hfcompress.hub.descriptions import RepoType
+    from hfcompress.hub.verification import RemoteFile
 
 __all__ = [
     "Source",
@@ -38,8 +40,6 @@ __all__ = [
     "resolve_dataset",
     "resolve_model",
 ]
-
-RepoType: TypeAlias = Literal["model", "dataset"]
 
 _LIGHT = ["*.json", "*.txt", "*.model", "*.jinja", "README.md"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -111,7 +111,7 @@ def resolve_model(name: str, revision: str, *, trust_remote_code: bool = False) 
     converted = None
     if revision == "main" and not constants.HF_HUB_OFFLINE:
         with explained(f"model {name}", revision):
-            converted = conversion(HfApi(), name, sha, _described(name, "model", sha))
+            converted = conversion(HfApi(), name, sha, described(name, "model", sha))
         sha = sha if converted is None else _resolved(name, "model", converted)
     folder = _fetched(name, sha, [*_LIGHT, *(["*.py"] if trust_remote_code else [])])
     if not (folder / "config.json").is_file():
@@ -165,7 +165,7 @@ def missing_bytes(source: Source) -> int:
     """
     if not source.on_hub or constants.HF_HUB_OFFLINE:
         return 0
-    files = _described(source.id, "model", source.revision)
+    files = described(source.id, "model", source.revision)
     weights = filter_repo_objects(files, allow_patterns=WEIGHTS)
     return sum(files[path].size_bytes for path in weights if not (source.path / path).exists())
 
@@ -207,7 +207,7 @@ def drop_damaged(name: str, sha: str) -> list[str]:
     if constants.HF_HUB_OFFLINE:
         damaged = [path for path, file in files.items() if not is_blob_intact(file)]
     else:
-        expected = _described(name, "dataset", sha)
+        expected = described(name, "dataset", sha)
         damaged = [path for path, file in files.items() if path in expected and not expected[path].is_same(file)]
     for path in damaged:
         _remove(files[path])
@@ -250,7 +250,7 @@ def _fetched(name: str, sha: str, patterns: list[str] | None) -> Path:
     """Return the client's folder of a model at a commit, with the files that match, each as the Hub describes it."""
     if constants.HF_HUB_OFFLINE:
         return _cached(name, sha, patterns)
-    expected = _described(name, "model", sha)
+    expected = described(name, "model", sha)
     wanted = list(filter_repo_objects(expected, allow_patterns=patterns))
 
     def download() -> Path:
@@ -292,19 +292,6 @@ def _cached(name: str, sha: str, patterns: list[str] | None) -> Path:
             msg = f"{path} of the model {name} is damaged in the cache; unset HF_HUB_OFFLINE, so that it comes again"
             raise HubError(msg)
     return folder
-
-
-def _described(name: str, repo_type: RepoType, sha: str) -> dict[str, RemoteFile]:
-    """Return every file of a repository at a commit, as the Hub describes it."""
-    api = HfApi()
-    with explained(f"{repo_type} {name}", sha):
-        info = repeated(lambda: api.repo_info(name, repo_type=repo_type, revision=sha, files_metadata=True))
-    siblings: Sequence[RepoSibling] = info.siblings or ()
-    found = {}
-    for file in siblings:
-        sha256 = None if file.lfs is None else str(file.lfs["sha256"])
-        found[file.rfilename] = RemoteFile(file.rfilename, file.size or 0, sha256, file.blob_id or "")
-    return found
 
 
 def _damaged(folder: Path, files: Sequence[RemoteFile]) -> list[RemoteFile]:

@@ -207,6 +207,10 @@ class LoopbackHub:
         """Lets `user` through the gate of a repository."""
         self._store.admit(self.repository(repo_id, repo_type), user)
 
+    def expel(self, repo_id: str, user: str, repo_type: RepoType = "model") -> None:
+        """Shuts the gate of a repository for `user`."""
+        self._store.expel(self.repository(repo_id, repo_type), user)
+
     # Look inside
 
     @property
