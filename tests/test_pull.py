@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from huggingface_hub import scan_cache_dir
 from safetensors.torch import load_file
 from transformers import AutoModel
 
@@ -16,6 +17,7 @@ import hfcompress
 from hfcompress.errors import CheckpointError, HubError, RecipeError
 from hfcompress.hub import download_weights, resolve_model
 from hfcompress.hub.explanations import without_secrets
+from hfcompress.hub.references import keep_commit, kept_commit
 from hfcompress.hub.retries import LONGEST_WAIT_S, is_passing, wait_s
 from tests.loopback_hub import OWNER, LoopbackHub
 
@@ -145,6 +147,50 @@ def test_offline(hub: LoopbackHub, clip: Path, python: Python) -> None:
     weights.resolve().write_bytes(b"rotten")
     assert say("acme/offline").startswith("model.safetensors of the model acme/offline is damaged in the cache; unset")
     assert hub.requests == []
+
+
+def test_conversion_offline(hub: LoopbackHub, clip: Path, pickled: Path, python: Python) -> None:
+    """Offline a main branch of pickles stands for the pull request that it stood for, until it has its own weights."""
+    name = "alice/converted"
+    hub.add_repo(name, pickled)
+    weights = (clip / "model.safetensors").read_bytes()
+    hub.offer(
+        name, {"model.safetensors": weights}, title="Adding `safetensors` variant of this model", author="SFconvertbot"
+    )
+    program = (
+        "import sys; from hfcompress.hub import *\n"
+        "source = resolve_model(sys.argv[1], 'main'); download_weights(source); print(source)"
+    )
+
+    def offline() -> str:
+        done = python("-c", program, name, HF_HUB_OFFLINE="1")
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    source = resolve_model(name, "main")
+    download_weights(source)
+    assert source.converted == "refs/pr/1"
+    assert offline() == str(source)
+    # the client finds nothing wrong with its folder
+    assert not [warning for warning in scan_cache_dir().warnings if "alice--converted" in str(warning)]
+
+    hfcompress.push(clip, name)
+    moved = resolve_model(name, "main")
+    download_weights(moved)
+    assert (moved.revision, moved.converted) == (hub.commits(name)[0].oid, None)
+    assert offline() == str(moved)
+
+
+@pytest.mark.parametrize("revision", ["../../../escaped", "{home}/escaped"])
+def test_revision_that_is_a_path(revision: str, hub: LoopbackHub, clip: Path, tmp_path: Path) -> None:
+    """Whatever the Hub calls a revision, nothing is kept outside of the folder of references."""
+    hub.add_repo("acme/escaping", clip)
+    revision = revision.format(home=tmp_path)
+    with pytest.raises(HubError, match="has no revision"):
+        resolve_model("acme/escaping", revision)
+    keep_commit("acme/escaping", "model", revision, "0" * 40)
+    assert kept_commit("acme/escaping", "model", revision) is None
+    assert not list(tmp_path.iterdir())
 
 
 def test_run_from_a_warm_cache_offline(
