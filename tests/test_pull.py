@@ -303,7 +303,15 @@ def test_wait_that_is_no_number(hub: LoopbackHub, cli: Cli) -> None:
     assert hub.requests == []
 
 
-def test_secrets_are_cut() -> None:
-    """Neither tokens nor the signatures of links are in what is told."""
-    told = without_secrets("403 for https://cdn.example/file?X-Signature=abc&b=1, token hf_abcDEF123")
-    assert told == "403 for https://cdn.example/file token hf_***"
+def test_secrets_are_cut(tmp_path: Path, python: Python) -> None:
+    """Neither tokens nor the signatures of links are told, nor a token of another form that the client stores."""
+    told = without_secrets(
+        f"403 for https://cdn.example/file?X-Signature=abc&b=1, token hf_{'aB3' * 8}, hf_hub_download"
+    )
+    assert told == "403 for https://cdn.example/file token hf_***, hf_hub_download"
+    (tmp_path / "token").write_text("own-form-of-token\n", encoding="utf-8")
+    program = (
+        "from hfcompress.hub.explanations import without_secrets; print(without_secrets('Bearer own-form-of-token'))"
+    )
+    done = python("-c", program, HF_TOKEN="", HF_TOKEN_PATH=str(tmp_path / "token"))
+    assert done.stdout == "Bearer hf_***\n", done.stderr
