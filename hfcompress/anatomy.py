@@ -25,7 +25,7 @@ from hfcompress.errors import CheckpointError
 from hfcompress.narrowing import narrow, record_in
 from hfcompress.registry import did_you_mean
 from hfcompress.remote_code import REFUSAL, is_trusted, wants_code
-from hfcompress.shards import check_shards
+from hfcompress.shards import check_weights
 
 try:
     from transformers.initialization import no_init_weights  # type: ignore[import-not-found]
@@ -120,7 +120,7 @@ def load_model(path: Path, dtype: torch.dtype | Literal["auto"] = torch.float32)
         CheckpointError: The weights are missing, are not safetensors, or do not fit the configuration.
     """
     config = load_config(path)
-    check_shards(path)
+    check_weights(path)
     try:
         model, loading = model_class(config).from_pretrained(
             path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True

@@ -7,7 +7,6 @@ from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.signal import resample_poly
 
 from hfcompress.errors import DataError
 from hfcompress.extras import require_extra
@@ -36,6 +35,8 @@ def waveform(sound: Mapping[str, Any], sampling_rate: int) -> np.ndarray[Any, An
     samples, rate = _samples(sound)
     samples = samples.mean(axis=-1) if samples.ndim > 1 else samples
     if rate != sampling_rate:
+        from scipy.signal import resample_poly
+
         shared = gcd(rate, sampling_rate)
         samples = resample_poly(samples, sampling_rate // shared, rate // shared)
     return samples.astype(np.float32)

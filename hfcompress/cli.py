@@ -418,11 +418,10 @@ def _quiet() -> None:
     """Keep other libraries' progress bars and advice out of our output; HFCOMPRESS_DEBUG=1 lets them speak."""
     if os.environ.get("HFCOMPRESS_DEBUG") == "1":
         return
-    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
-        os.environ.setdefault(name, "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    from transformers.utils import logging as transformers_logging
+    from hfcompress.hub.quiet import hide_progress_bars
 
-    transformers_logging.disable_progress_bar()
+    hide_progress_bars()

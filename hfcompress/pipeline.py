@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfcompress.artifact import describe
 from hfcompress.cache import Cache, cache_home
 from hfcompress.chain import Chain
 from hfcompress.checksums import verify_folder, write_manifest
 from hfcompress.contracts import Checkpoint, Forecast, Progress
-from hfcompress.costs import cost_measurements
 from hfcompress.data import load_rows
 from hfcompress.errors import CheckpointError, DataError, HfcompressError, MissingExtraError, NotOnHubError, RecipeError
 from hfcompress.extras import require_extra
@@ -29,6 +27,7 @@ from hfcompress.recipe import Recipe, load_recipe
 from hfcompress.registry import TASKS
 from hfcompress.report import CardRecord, RecipeRecord, Report
 from hfcompress.reuse import Reuse
+from hfcompress.shards import check_weights
 from hfcompress.space import SpaceExplained, require_space
 from hfcompress.staging import check_output, default_output, staging
 
@@ -136,6 +135,8 @@ def run(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     folder = Path(output) if output is not None else default_output(recipe)
     check_output(folder)
+    with _placed(recipe, ("model",), "id"):
+        check_weights(Path(recipe.model.id))  # those of a folder: a plan takes seconds, this none
 
     progress.stage("plan")
     the_plan = plan(recipe)
@@ -160,6 +161,8 @@ def run(
         progress.stage("evaluate the result")
         quality = evaluation.compare_with(artifact, taken.key)
 
+        from hfcompress.costs import cost_measurements
+
         progress.stage("benchmark")
         require_space({scratch: benchmark_bytes(the_plan.forecasts)}, "benchmark the source in the artifact's runtime")
         costs = cost_measurements(recipe.benchmark, source, artifact, taken.weights, scratch / "float32", progress)
@@ -182,6 +185,8 @@ def run(
             card=CardRecord(recipe.card.text, recipe.card.tags),
             data=data_records(recipe, rows),
         )
+        from hfcompress.artifact import describe
+
         write_manifest(artifact.path)
         describe(report, artifact.path)
 

@@ -1,16 +1,18 @@
-"""The index of a checkpoint whose weights are in several files: which of them holds which tensor."""
+"""The files that hold a checkpoint's weights, and the index that says which of several holds which tensor."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError, safe_open
+
 from hfcompress.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["check_shards"]
+__all__ = ["check_shards", "check_weights"]
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -36,6 +38,26 @@ def check_shards(folder: Path) -> None:
         if not (folder / name).is_file():
             msg = f"{index}: weight_map.{tensor}: there is no {name} in {folder}; fetch the checkpoint again"
             raise CheckpointError(msg)
+
+
+def check_weights(folder: Path) -> None:
+    """Make sure that the weights of a checkpoint can be opened, by their index and their headers alone.
+
+    A folder without weights passes.
+
+    Raises:
+        CheckpointError: A file is damaged or no safetensors, or the index is not one, see `check_shards`.
+    """
+    check_shards(folder)
+    whole, index = folder / _WHOLE, folder / _INDEX
+    names = {_WHOLE} if whole.is_file() else set(_weight_map(index).values()) if index.is_file() else set()
+    for name in sorted(names):
+        try:
+            with safe_open(folder / name, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            msg = f"the weights in {folder} cannot be loaded: {name}: {error}; fetch or save the checkpoint again"
+            raise CheckpointError(msg) from error
 
 
 def _weight_map(index: Path) -> dict[str, Any]:

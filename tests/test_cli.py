@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -224,22 +225,18 @@ def test_output_of_ours_is_replaced(pruned: Ran, cli: Cli, write: Write, hub: Lo
     assert hub.requests == []
 
 
-def _broken_weights(clip: Path, folder: Path) -> dict[str, str]:
-    folder.mkdir()
-    for file in clip.iterdir():
-        (folder / file.name).write_bytes(
-            file.read_bytes()[:5000] if file.suffix == ".safetensors" else file.read_bytes()
-        )
-    return {"id": str(folder)}
-
-
 def test_run_that_fails(cli: Cli, write: Write, clip: Path, tmp_path: Path) -> None:
     """A run that fails is one sentence without a traceback, exit code 1, and nothing is left."""
-    recipe = write(model=_broken_weights(clip, tmp_path / "broken"))
-    done = cli("run", recipe, "-o", tmp_path / "out")
+    broken = shutil.copytree(clip, tmp_path / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    del tensors["logit_scale"]
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    done = cli("run", write(model={"id": str(broken)}), "-o", tmp_path / "out")
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"the weights in {tmp_path / 'broken'} cannot be loaded: " in done.stderr
+    assert (
+        f"the weights in {broken} are incomplete: 1 tensors are missing or misshapen, logit_scale first" in done.stderr
+    )
     assert "Traceback" not in done.stderr
     assert sorted(file.name for file in tmp_path.iterdir()) == ["broken", "recipe.yaml"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pytest
 import hfcompress
 from hfcompress.anatomy import load_model
 from hfcompress.errors import CheckpointError
-from hfcompress.shards import check_shards
+from hfcompress.shards import check_shards, check_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,3 +68,16 @@ def test_pruned_shards_leave_no_index(sharded: Path, tmp_path: Path) -> None:
     """An index of the source's files is no part of a result, whose weights are in one."""
     hfcompress.prune(sharded, towers={"text": {"ffn": 0.5}}, importance="magnitude", output=tmp_path / "small")
     assert not (tmp_path / "small" / INDEX).exists()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_damaged_header(whole: bool, clip: Path, sharded: Path, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
+    """A file that cannot be opened is named, in one file and in several; weights that can be pass, and so do none."""
+    folder = shutil.copytree(clip, tmp_path / "whole") if whole else sharded
+    check_weights(folder)
+    damaged = max(folder.glob("model*.safetensors"))
+    os.truncate(damaged, 5000)
+    with pytest.raises(CheckpointError, match=rf"the weights in {folder} cannot be loaded: {damaged.name}: "):
+        check_weights(folder)
+    (tmp_path / "empty").mkdir()
+    check_weights(tmp_path / "empty")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from transformers import GenerationMixin
-
 from hfcompress.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -74,6 +72,8 @@ def prompted_inputs(processor: Any, images: list[Image], texts: list[str]) -> di
 
 def _together(model: Model, prompts: Sequence[str]) -> list[list[int]]:
     """Return the places of the prompts that can go through the model in one batch."""
+    from transformers import GenerationMixin
+
     tokenizer: Any = model.processor.tokenizer  # type: ignore[attr-defined] # of every processor of images and texts
     stock = model.stock
     if not model.config.is_encoder_decoder and type(stock).generate is GenerationMixin.generate:
