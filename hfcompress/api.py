@@ -20,6 +20,8 @@ from hfcompress.publication import publish
 from hfcompress.registry import STEPS, TASKS
 from hfcompress.report import FILE_NAME, Report
 from hfcompress.runtimes import checkpoint_at, runtime_of
+from hfcompress.space import SpaceExplained
+from hfcompress.staging import check_new_output
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -69,6 +71,7 @@ def quantize(
     )
 
 
+@SpaceExplained()
 def apply_step(
     use: str,
     model: str | Path,
@@ -94,13 +97,11 @@ def apply_step(
         What the step says of its work.
 
     Raises:
-        UsageError: The options are not those of the step, or the output folder is not empty.
-        RunError: The step failed.
+        UsageError: The options are not those of the step, or the output folder is not empty or cannot be written.
+        RunError: The step failed, or a disk is full; nothing is left of the output then.
     """
     folder = Path(output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        msg = f"the output folder {folder} is not empty; choose another one"
-        raise UsageError(msg)
+    check_new_output(folder)
     if calibration is not None:
         options["calibration"] = "calibration"
     step_class = STEPS.get(use)
@@ -125,7 +126,9 @@ def apply_step(
         result.mkdir()
         detail = step.apply(checkpoint, result, StepContext(rows, seed))
         write_manifest(result)
-        if folder.exists():
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.exists():
             folder.rmdir()
         result.rename(folder)
     return detail
