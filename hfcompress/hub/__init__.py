@@ -1,5 +1,6 @@
 """The Hub, through `huggingface_hub` alone: what a name stands for, the download that is verified, and the push."""
 
+from hfcompress.hub.descriptions import absent_bytes, described
 from hfcompress.hub.pull import (
     Source,
     content_revision,
@@ -18,7 +19,9 @@ __all__ = [
     "PushPlan",
     "Pushed",
     "Source",
+    "absent_bytes",
     "content_revision",
+    "described",
     "download_all",
     "download_weights",
     "drop_damaged",

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from huggingface_hub import HfApi
 
 from hfcompress.hub.explanations import explained
+from hfcompress.hub.references import storage
 from hfcompress.hub.retries import repeated
 from hfcompress.hub.verification import RemoteFile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from huggingface_hub.hf_api import RepoSibling
 
-__all__ = ["RepoType", "described"]
+__all__ = ["RepoType", "absent_bytes", "described"]
 
 RepoType: TypeAlias = Literal["model", "dataset"]
 
@@ -40,6 +41,27 @@ def described(name: str, repo_type: RepoType, sha: str) -> Mapping[str, RemoteFi
         HubError: The Hub refused or could not be reached.
     """
     return _described(HfApi().endpoint, name, repo_type, sha)
+
+
+def absent_bytes(name: str, repo_type: RepoType, sha: str, paths: Iterable[str]) -> int:
+    """Return how many bytes of a commit's files the client does not hold, neither of this commit nor of another one.
+
+    Args:
+        name: Hub id.
+        repo_type: What it is the id of.
+        sha: The full commit.
+        paths: Files that it holds.
+
+    Raises:
+        HubError: The Hub refused or could not be reached.
+    """
+    folder, files = storage(name, repo_type), described(name, repo_type, sha)
+    absent = 0
+    for file in (files[path] for path in paths):
+        here = folder / "snapshots" / sha / file.path, folder / "blobs" / (file.sha256 or file.blob_id)
+        if not any(place.exists() for place in here):
+            absent += file.size_bytes
+    return absent
 
 
 @lru_cache(maxsize=_REMEMBERED)

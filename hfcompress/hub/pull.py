@@ -15,7 +15,7 @@ from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defin
 from hfcompress.checksums import file_digest
 from hfcompress.errors import CheckpointError, HubError
 from hfcompress.hub.conversion import conversion
-from hfcompress.hub.descriptions import described
+from hfcompress.hub.descriptions import absent_bytes, described
 from hfcompress.hub.explanations import explained
 from hfcompress.hub.pickles import PICKLES, WEIGHTS, as_safetensors
 from hfcompress.hub.references import keep_commit, keep_conversion, kept_commit, kept_conversion, storage
@@ -159,9 +159,8 @@ def missing_bytes(source: Source) -> int:
     """
     if not source.on_hub or constants.HF_HUB_OFFLINE:
         return 0
-    files = described(source.id, "model", source.revision)
-    weights = filter_repo_objects(files, allow_patterns=WEIGHTS)
-    return sum(files[path].size_bytes for path in weights if not (source.path / path).exists())
+    weights = filter_repo_objects(described(source.id, "model", source.revision), allow_patterns=WEIGHTS)
+    return absent_bytes(source.id, "model", source.revision, weights)
 
 
 def download_all(source: Source) -> Path:
