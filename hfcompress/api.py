@@ -14,11 +14,14 @@ from hfcompress.contracts import Checkpoint, Progress, StepContext
 from hfcompress.data import rows_in
 from hfcompress.errors import UsageError
 from hfcompress.extras import require_extra
-from hfcompress.hub import download_all, download_weights, push_folder, resolve_model
+from hfcompress.hub import download_all, download_weights, resolve_model
 from hfcompress.licenses import LicenseWarning, license_warning
+from hfcompress.publication import publish
 from hfcompress.registry import STEPS, TASKS
 from hfcompress.report import FILE_NAME, Report
 from hfcompress.runtimes import checkpoint_at, runtime_of
+from hfcompress.space import SpaceExplained
+from hfcompress.staging import check_new_output
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,6 +71,7 @@ def quantize(
     )
 
 
+@SpaceExplained()
 def apply_step(
     use: str,
     model: str | Path,
@@ -93,13 +97,11 @@ def apply_step(
         What the step says of its work.
 
     Raises:
-        UsageError: The options are not those of the step, or the output folder is not empty.
-        RunError: The step failed.
+        UsageError: The options are not those of the step, or the output folder is not empty or cannot be written.
+        RunError: The step failed, or a disk is full; nothing is left of the output then.
     """
     folder = Path(output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        msg = f"the output folder {folder} is not empty; choose another one"
-        raise UsageError(msg)
+    check_new_output(folder)
     if calibration is not None:
         options["calibration"] = "calibration"
     step_class = STEPS.get(use)
@@ -124,7 +126,9 @@ def apply_step(
         result.mkdir()
         detail = step.apply(checkpoint, result, StepContext(rows, seed))
         write_manifest(result)
-        if folder.exists():
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.exists():
             folder.rmdir()
         result.rename(folder)
     return detail
@@ -207,19 +211,30 @@ def push(
     revision: str | None = None,
     message: str | None = None,
 ) -> Pushed:
-    """Upload an artifact in one commit, to a repository that is made when it does not exist.
+    """Upload a folder that hfcompress wrote in one commit, to a repository that is made when it does not exist.
+
+    The folder is looked through before anything is sent, as the command `hfcompress push` does. The report and the
+    card of an artifact of `run` name the repository from then on; what `prune`, `quantize` and `cast` wrote has
+    neither, and goes up as it is.
 
     Args:
-        folder: The artifact's folder.
-        repo: `owner/name`.
+        folder: The folder.
+        repo: `owner/name`; the owner is the user where none is named.
         private: Whether a new repository is private.
         create_pr: Open a pull request instead of committing to the branch.
-        revision: Branch to commit to.
-        message: Message of the commit.
+        revision: Branch to commit to; it is made when it does not exist.
+        message: Message of the commit; for an artifact it names the source's commit and the recipe's hash by default.
+
+    Returns:
+        Where the folder went, and which of its files were sent.
 
     Raises:
-        PushError: The Hub refused or could not be reached; the folder is as it was.
-        CheckpointError: There is no such folder.
+        UsageError: The repository's name can be none; it is the repository that the artifact was made from, and no
+            pull request is asked for; a pull request is asked for against a branch other than the main one; what
+            everybody can read holds an access token; or the report and the card cannot be written.
+        PushError: The Hub refused or could not be reached, or holds other bytes than were sent.
+        CheckpointError: There is no such folder, its report cannot be read, it holds a symbolic link, or a file has
+            changed since it was written.
 
     Warns:
         LicenseWarning: The source names no license, or one that forbids derivatives to be shared.
@@ -231,4 +246,4 @@ def push(
         told = license_warning(source.license, source.license_name)
         if told is not None:
             warnings.warn(told, LicenseWarning, stacklevel=2)
-    return push_folder(folder, repo, private=private, create_pr=create_pr, revision=revision, message=message)
+    return publish(folder, repo, private=private, create_pr=create_pr, revision=revision, message=message)

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfcompress.card import render_card
-from hfcompress.checksums import verify_folder
-from hfcompress.errors import CheckpointError
 from hfcompress.plots import draw_pictures
 from hfcompress.report import FILE_NAME, Report
 
@@ -38,10 +36,11 @@ def name_repository(folder: Path, repo: str) -> None:
     """Write the repository that an artifact is pushed to into its report and card, where it is not there yet.
 
     Raises:
-        CheckpointError: The folder is not an artifact of hfcompress, holds links, or a file of it has changed.
+        CheckpointError: The folder is not an artifact of hfcompress.
     """
-    _require_whole(folder)
-    _name(folder, repo)
+    report = Report.load(folder)
+    if report.artifact.repo != repo:
+        describe(replace(report, artifact=replace(report.artifact, repo=repo)), folder)
 
 
 @contextmanager
@@ -49,9 +48,8 @@ def named_for(folder: Path, repo: str) -> Iterator[Path]:
     """Give an artifact as `name_repository` would leave it, in a folder with links that is gone after the block.
 
     Raises:
-        CheckpointError: The folder is not an artifact of hfcompress, holds links, or a file of it has changed.
+        CheckpointError: The folder is not an artifact of hfcompress.
     """
-    _require_whole(folder)
     written = {FILE_NAME, RECIPE_NAME, CARD_NAME}
 
     def copy(source: str, target: str) -> None:
@@ -63,28 +61,5 @@ def named_for(folder: Path, repo: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="hfcompress-") as scratch:
         named = Path(scratch, "artifact")
         shutil.copytree(folder.resolve(), named, copy_function=copy)
-        _name(named, repo)
+        name_repository(named, repo)
         yield named
-
-
-def _name(folder: Path, repo: str) -> None:
-    report = Report.load(folder)
-    if report.artifact.repo != repo:
-        describe(replace(report, artifact=replace(report.artifact, repo=repo)), folder)
-
-
-def _require_whole(folder: Path) -> None:
-    """Make sure that what is written and pushed is an artifact, lies in the folder itself, and is what the run wrote.
-
-    Raises:
-        CheckpointError: It is none, a file or folder in it is a symbolic link, or a file has changed.
-    """
-    Report.load(folder)
-    for file in sorted(folder.rglob("*")):
-        if file.is_symlink():
-            msg = (
-                f"{file} is a symbolic link, and what it leads to would be changed or published; expected plain files "
-                f"alone: make a copy of the artifact with `cp -rL`"
-            )
-            raise CheckpointError(msg)
-    verify_folder(folder)

@@ -25,7 +25,7 @@ from rich.console import Console
 from hfcompress.cache_commands import cache_app
 from hfcompress.errors import CheckpointError, GateError, HfcompressError, NotOnHubError, PushError, UsageError
 from hfcompress.processes import launched, led, lone_launch
-from hfcompress.redaction import holds_token, readable
+from hfcompress.redaction import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,33 +198,22 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the files and the card; send nothing.")] = False,  # noqa: FBT002
 ) -> None:
     """Push an artifact to the Hub in one commit."""
-    if message is not None and holds_token(message):
-        msg = "--message holds what looks like an access token, and everybody can read it; expected other words"
-        raise UsageError(msg)
     _quiet()
-    from hfcompress.artifact import name_repository, named_for
     from hfcompress.display import push_lines
-    from hfcompress.hub import plan_push, push_folder
     from hfcompress.licenses import license_warning
+    from hfcompress.publication import plan_publication, publish
     from hfcompress.report import Report
-    from hfcompress.snippet import is_repo_id
 
-    if not is_repo_id(repo):
-        msg = f"got {repo!r}, expected the name of a Hub repository, as in owner/name"
-        raise UsageError(msg)
     with _arguments():
         source = Report.load(folder).source
-    if (warning := license_warning(source.license, source.license_name)) is not None:
-        _tell(warning)
-    if dry_run:
-        with _arguments(), named_for(folder, repo) as named:
-            planned = plan_push(named, repo, create_pr=create_pr, revision=revision, message=message)
+        if (warning := license_warning(source.license, source.license_name)) is not None:
+            _tell(warning)
+        if dry_run:
+            planned = plan_publication(folder, repo, create_pr=create_pr, revision=revision, message=message)
             typer.echo("\n".join(push_lines(planned)))
-            typer.echo((named / "README.md").read_text(encoding="utf-8"), nl=False)
-        return
-    with _arguments():
-        name_repository(folder, repo)
-    pushed = push_folder(folder, repo, private=private, create_pr=create_pr, revision=revision, message=message)
+            typer.echo(planned.card, nl=False)
+            return
+        pushed = publish(folder, repo, private=private, create_pr=create_pr, revision=revision, message=message)
     if not pushed.files:
         _tell("Nothing changed: the Hub holds all of it already, so there is no new commit")
     typer.echo(pushed.url)

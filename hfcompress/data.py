@@ -10,6 +10,7 @@ import datasets
 from datasets import (
     Audio,
     Dataset,
+    DatasetBuilder,
     VerificationMode,
     get_dataset_config_names,
     get_dataset_split_names,
@@ -21,8 +22,9 @@ from huggingface_hub import constants
 from hfcompress.audio import seconds
 from hfcompress.contracts import Rows
 from hfcompress.errors import DataError, HubError
-from hfcompress.hub import content_revision, drop_damaged, repeated, resolve_dataset
+from hfcompress.hub import absent_bytes, content_revision, described, drop_damaged, repeated, resolve_dataset
 from hfcompress.registry import did_you_mean
+from hfcompress.space import require_space
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from hfcompress.recipe import DataReference
 
 __all__ = ["load_rows", "rows_in"]
+
+_TABLES = (".parquet", ".arrow")
+"""Ends of the names of files that hold tables by column, as the Arrow files do that `datasets` makes of them."""
 
 
 def load_rows(reference: DataReference, needed: Iterable[str]) -> Rows:
@@ -42,6 +47,7 @@ def load_rows(reference: DataReference, needed: Iterable[str]) -> Rows:
     Raises:
         DataError: The dataset, the configuration, the split or a column does not exist, or the split is empty.
         HubError: The Hub refused or could not be reached.
+        SpaceError: There is too little room for what has to be downloaded and prepared.
     """
     local = reference.is_local
     revision = (
@@ -136,17 +142,57 @@ def _read(reference: DataReference, revision: str | None, download_mode: str) ->
     path, config, split = reference.dataset, reference.config, reference.split
     if constants.HF_HUB_OFFLINE and not reference.is_local:
         return _kept(reference, str(revision))
-    files = None if reference.is_local else _files_of_splits(reference, revision)
+    if reference.is_local or revision is None:
+        return load_dataset(path, config, split=split, download_mode=download_mode)
+    whole = load_dataset_builder(path, config, revision=revision, download_mode=download_mode)
+    files = _files_of_splits(reference, whole)
     if files is None:
-        return load_dataset(path, config, split=split, revision=revision, download_mode=download_mode)
-    return load_dataset(
-        path,
-        config,
-        split=split,
-        revision=revision,
-        data_files=files,
-        download_mode=download_mode,
-        verification_mode=VerificationMode.NO_CHECKS,  # the splits that are left out would be missed
+        builder, verification = whole, VerificationMode.BASIC_CHECKS
+    else:
+        builder = load_dataset_builder(path, config, revision=revision, data_files=files, download_mode=download_mode)
+        verification = VerificationMode.NO_CHECKS  # the splits that are left out would be missed
+    _require_room(reference, revision, whole, builder)
+    builder.download_and_prepare(download_mode=download_mode, verification_mode=verification)
+    return builder.as_dataset(split=split)
+
+
+def _require_room(reference: DataReference, revision: str, whole: DatasetBuilder, builder: DatasetBuilder) -> None:
+    """Make sure that there is room for what `datasets` will download and prepare of a dataset of the Hub.
+
+    That is the data files, of the sizes that the Hub tells, without those that the client has; and the Arrow files
+    made of them, of the sizes that the dataset's card tells, else of that of the Parquet and Arrow files that they are
+    made of, which is the least that they take. Where the card tells nothing, nothing is counted for the Arrow files of
+    other formats, nor is what archives unpack to. Where the Hub tells no size of a data file, nothing is checked.
+
+    Args:
+        reference: The dataset.
+        revision: Its commit.
+        whole: Its builder, which knows what the card says.
+        builder: The builder of the splits that are wanted.
+
+    Raises:
+        SpaceError: There is not.
+        HubError: The Hub refused or could not be reached.
+    """
+    if not builder.config.data_files or Path(builder.cache_dir, datasets.config.DATASET_INFO_FILENAME).is_file():
+        return  # unknown, or prepared
+    start = f"hf://datasets/{reference.dataset}@{revision}/"
+    paths = {
+        split: [str(file).removeprefix(start) for file in files] for split, files in builder.config.data_files.items()
+    }
+    everything = [path for split in paths.values() for path in split]
+    known = described(reference.dataset, "dataset", revision)
+    if not known.keys() >= set(everything):
+        return
+    told = whole.info.splits or {}
+    prepared = 0
+    for split, files in paths.items():
+        said = told[split].num_bytes if split in told else 0
+        prepared += said or sum(known[path].size_bytes for path in files if path.endswith(_TABLES))
+    download = absent_bytes(reference.dataset, "dataset", revision, everything)
+    require_space(
+        {Path(constants.HF_HUB_CACHE): download, Path(builder.cache_dir): prepared},
+        f"download and prepare the dataset {reference.dataset}",
     )
 
 
@@ -197,9 +243,9 @@ def _verified(reference: DataReference, revision: str) -> Dataset:
     return dataset
 
 
-def _files_of_splits(reference: DataReference, revision: str | None) -> dict[str, list[str]] | None:
+def _files_of_splits(reference: DataReference, whole: DatasetBuilder) -> dict[str, list[str]] | None:
     """Return the files of the splits that a reference names, so that others are not downloaded, where one can tell."""
-    known = load_dataset_builder(reference.dataset, reference.config, revision=revision).config.data_files
+    known = whole.config.data_files
     names = _splits_of(reference)
     if not known or not names <= known.keys():
         return None  # as of the split "all", and of those that do not exist

@@ -15,13 +15,14 @@ from hfcompress.data import load_rows
 from hfcompress.errors import CheckpointError, DataError, HfcompressError, MissingExtraError, NotOnHubError, RecipeError
 from hfcompress.extras import require_extra
 from hfcompress.gates import check_gates
-from hfcompress.hub import Pushed, Source, download_weights, missing_bytes, push_folder, resolve_model
+from hfcompress.hub import Pushed, Source, download_weights, missing_bytes, resolve_model
 from hfcompress.ingredients import Ingredients
 from hfcompress.licenses import license_warning
 from hfcompress.measure import Evaluation, artifact_record, data_records, source_record
 from hfcompress.needs import benchmark_bytes, memory_bytes, memory_warning
 from hfcompress.overlap import shared_rows
 from hfcompress.processes import led_by_main
+from hfcompress.publication import publish
 from hfcompress.recipe import Recipe, load_recipe
 from hfcompress.registry import TASKS
 from hfcompress.report import CardRecord, RecipeRecord, Report
@@ -274,7 +275,7 @@ def _push(recipe: Recipe, folder: Path) -> Pushed:
     if wanted is None:
         msg = "the recipe has no push block"
         raise ValueError(msg)
-    return push_folder(
+    return publish(
         folder,
         wanted.repo,
         private=wanted.private,

@@ -5,22 +5,32 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["holds_token", "readable", "redacted"]
 
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}", re.ASCII)
-"""The form of the Hub's access tokens."""
+_TOKEN = re.compile(r"hf_(?:oauth_[\w.-]{20,}|[A-Za-z0-9]{20,})", re.ASCII)
+"""The form of the Hub's access tokens: those of a user's settings, and those that a log-in in a browser gives."""
 _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _SHORTEST = 8
-"""Letters of a token in the environment that is looked for whatever its form; fewer occur by chance."""
+"""Letters of a known token that is looked for whatever its form; fewer occur by chance."""
 _OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Categories of Unicode that are not shown but obeyed: control codes, directions, half pairs, other ends of lines."""
 
 
-def redacted(text: str) -> str:
-    """Return text with `hf_***` in place of every access token, that of the environment included."""
-    for token in _in_environment():
-        text = text.replace(token, "hf_***")
+def redacted(text: str, known: Iterable[str] = ()) -> str:
+    """Return text with `hf_***` in place of every access token.
+
+    Args:
+        text: Any text.
+        known: Tokens of whatever form, beside those of the environment.
+    """
+    for token in (*_in_environment(), *known):
+        if len(token) >= _SHORTEST:
+            text = text.replace(token, "hf_***")
     return _TOKEN.sub("hf_***", text)
 
 
@@ -44,5 +54,4 @@ def _written(letter: str) -> str:
 
 
 def _in_environment() -> list[str]:
-    tokens = [os.environ.get(name, "").strip() for name in _VARIABLES]
-    return [token for token in tokens if len(token) >= _SHORTEST]
+    return [os.environ.get(name, "").strip() for name in _VARIABLES]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from hfcompress.recipe import Recipe
 
-__all__ = ["check_output", "default_output", "staging"]
+__all__ = ["check_new_output", "check_output", "default_output", "staging"]
 
 _REPLACED = "replaced"
 
@@ -35,13 +35,36 @@ def check_output(folder: Path) -> None:
         OutputError: It exists, is not empty, and is not an artifact of hfcompress.
         UsageError: Nobody can write there.
     """
-    try:
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    with _explained(folder, "choose another folder with -o"):
+        if _is_taken(folder):
             _require_report(folder)
         _try_to_write(folder)
+
+
+def check_new_output(folder: Path) -> None:
+    """Make sure that a folder, which must not exist or be empty, can be written.
+
+    Raises:
+        UsageError: It is taken, or nobody can write there.
+    """
+    with _explained(folder, "choose another folder"):
+        if _is_taken(folder):
+            msg = f"the output folder {folder} is not empty; choose another one"
+            raise UsageError(msg)
+        _try_to_write(folder)
+
+
+@contextmanager
+def _explained(folder: Path, advice: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        msg = f"{folder} cannot be written: {error.strerror}; choose another folder with -o"
+        msg = f"{folder} cannot be written: {error.strerror}; {advice}"
         raise UsageError(msg) from error
+
+
+def _is_taken(folder: Path) -> bool:
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
 
 
 def _require_report(folder: Path) -> None:

@@ -15,7 +15,7 @@ from hfcompress.report import Report
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import Ran
+    from tests.conftest import Python, Ran
 
 HALF = {"all": {"ffn": 0.5}}
 
@@ -118,6 +118,48 @@ def test_output_must_be_empty(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UsageError, match=r"^the output folder .* is not empty; choose another one$"):
         hfcompress.prune(clip, towers=HALF, output=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("file/out", "Not a directory; choose another folder$"),
+        ("gone", "it is a symbolic link that leads nowhere; choose another folder$"),
+        ("/proc/out", "No such file or directory; choose another folder$"),
+        ("x" * 300, "File name too long; choose another folder$"),
+    ],
+    ids=["below a file", "dangling link", "read-only", "name"],
+)
+def test_output_that_cannot_be_written(output: str, expected: str, clip: Path, tmp_path: Path) -> None:
+    """An output that cannot be written is told before the model is read, as the command tells it."""
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=f"out cannot be written: {expected}" if "out" in output else expected):
+        hfcompress.prune(clip, towers=HALF, output=tmp_path / output)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "gone"}
+
+
+def test_output_is_a_link_to_an_empty_folder(clip: Path, tmp_path: Path) -> None:
+    """The result takes the place of the link, and what it led to is left alone."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+    hfcompress.cast(clip, dtype="bfloat16", output=tmp_path / "out")
+    assert (tmp_path / "out/model.safetensors").is_file()
+    assert not (tmp_path / "out").is_symlink()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_full_disk(clip: Path, tmp_path: Path, python: Python) -> None:
+    """A result that does not fit on the disk is one error that says so, and nothing of it is left."""
+    program = (
+        "import resource, sys, hfcompress\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))\n"
+        "try: hfcompress.cast(sys.argv[1], dtype='bfloat16', output=sys.argv[2])\n"
+        "except hfcompress.HfcompressError as error: print(type(error).__name__, error)"
+    )
+    done = python("-c", program, clip, tmp_path / "out")
+    assert done.stdout.startswith("SpaceError a disk is full, or a file larger than it may be"), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_failed_step_leaves_nothing(clip: Path, tmp_path: Path) -> None:

@@ -32,24 +32,3 @@ def test_repository_of_no_artifact(tmp_path: Path) -> None:
     """A folder without a report is not ours to describe."""
     with pytest.raises(CheckpointError, match=r"is .* an artifact of hfcompress\?$"):
         name_repository(tmp_path, "me/small")
-
-
-@pytest.mark.parametrize("name", ["README.md", "assets", "tokenizer.json"])
-def test_links_are_refused(name: str, pruned: Ran, tmp_path: Path) -> None:
-    """What a link in an artifact leads to is neither written to nor published."""
-    folder = shutil.copytree(pruned.folder, tmp_path / "out")
-    (folder / name).rename(tmp_path / "elsewhere")
-    (folder / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(CheckpointError, match=f"{name} is a symbolic link, .*`cp -rL`"):
-        name_repository(folder, "me/small")
-    assert Report.load(folder).artifact.repo is None
-
-
-def test_damaged_artifact_is_not_published(pruned: Ran, tmp_path: Path) -> None:
-    """A file that has changed since the run is named before anything is written or pushed."""
-    folder = shutil.copytree(pruned.folder, tmp_path / "out")
-    with (folder / "model.safetensors").open("ab") as file:
-        file.write(b"\0")
-    with pytest.raises(CheckpointError, match=r"is not as it was written: model.safetensors has changed"):
-        name_repository(folder, "me/small")
-    assert Report.load(folder).artifact.repo is None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from datasets import Audio, Dataset
+from datasets import Audio, Dataset, load_dataset
+from huggingface_hub import constants
 
 from hfcompress.data import load_rows, rows_in
-from hfcompress.errors import DataError
+from hfcompress.errors import DataError, SpaceError
 from hfcompress.hub import content_revision
 from hfcompress.recipe import DataReference
 from tests.checkpoints import sounds
@@ -107,6 +109,49 @@ def test_only_files_of_the_named_splits(hub: LoopbackHub, quickstart_folder: Pat
 
     assert len(rows) == 5
     assert fetched == {"test.parquet", "calibration.parquet"}
+
+
+def free_bytes() -> int:
+    """Return the room on the disk of the caches."""
+    return shutil.disk_usage(constants.HF_HOME).free
+
+
+def test_room_is_looked_for_before_a_download(hub: LoopbackHub, quickstart_folder: Path) -> None:
+    """A split that fits on no disk is not downloaded; another one of the same dataset is."""
+    hub.add_repo("acme/vast", quickstart_folder / "data", repo_type="dataset")
+    hub.claim_size("test.parquet", 10**15)
+    match = r"too little room on the disk of .* to download and prepare the dataset acme/vast: .*TB, and .*B are free"
+    with pytest.raises(SpaceError, match=match):
+        load_rows(DataReference(dataset="acme/vast", split="test[:3]"), ())
+    assert not [request for request in hub.requests if request.path.endswith("/test.parquet")]
+    assert len(load_rows(DataReference(dataset="acme/vast", split="calibration[:3]"), ())) == 3
+
+
+def test_prepared_rows_take_room_too(hub: LoopbackHub, quickstart_folder: Path) -> None:
+    """A file of columns that would fit on the disk once does not fit with the rows that are made of it."""
+    hub.add_repo("acme/twice", quickstart_folder / "data", repo_type="dataset")
+    hub.claim_size("test.parquet", free_bytes() * 3 // 5)
+    with pytest.raises(SpaceError, match="too little room"):
+        load_rows(DataReference(dataset="acme/twice", split="test[:3]"), ())
+
+
+def test_room_that_a_card_tells(hub: LoopbackHub, quickstart_folder: Path, tmp_path: Path) -> None:
+    """What the card says of a split's rows counts, for that split alone, and not once they have been prepared."""
+    folder = shutil.copytree(quickstart_folder / "data", tmp_path / "data")
+    splits = "".join(
+        f"  - name: {name}\n    num_bytes: {size}\n    num_examples: 3\n"
+        for name, size in (("test", 10**15), ("train", 1000))
+    )
+    (folder / "README.md").write_text(f"---\ndataset_info:\n  splits:\n{splits}---\n", encoding="utf-8")
+    sha = hub.add_repo("acme/told", folder, repo_type="dataset").oid
+    test = DataReference(dataset="acme/told", split="test[:3]")
+    with pytest.raises(SpaceError, match="to download and prepare the dataset acme/told"):
+        load_rows(test, ())
+    assert len(load_rows(DataReference(dataset="acme/told", split="train[:3]"), ())) == 3
+
+    files = {"test": [f"hf://datasets/acme/told@{sha}/test.parquet"]}
+    load_dataset("acme/told", revision=sha, data_files=files, split="test", verification_mode="no_checks")
+    assert len(load_rows(test, ())) == 3
 
 
 def test_sounds_that_are_too_long(tmp_path: Path) -> None:

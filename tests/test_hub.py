@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -74,13 +73,21 @@ def test_safetensors_in_a_pull_request(
             download_weights(source)
 
 
-def test_bytes_to_download(online: LoopbackHub, clip: Path, tmp_path: Path) -> None:
-    """What is still to be downloaded is told before: the weights' size, nothing once they are there, or of a folder."""
-    source = resolve_model("acme/clip", online.commits("acme/clip")[0].oid)
+def test_bytes_to_download(hub: LoopbackHub, clip: Path, tmp_path: Path) -> None:
+    """What is still to be downloaded is told before: the weights' size, and nothing once another commit had them."""
+    folder = shutil.copytree(clip, tmp_path / "alike")
+    hub.add_repo("alice/alike", folder)
+    source = resolve_model("alice/alike", "main")
     assert missing_bytes(resolve_model(str(clip), "main")) == 0
-    assert missing_bytes(replace(source, path=tmp_path)) == (clip / "model.safetensors").stat().st_size
+    assert missing_bytes(source) == (clip / "model.safetensors").stat().st_size
     download_weights(source)
     assert missing_bytes(source) == 0
+
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    hfcompress.push(folder, "alice/alike")
+    moved = resolve_model("alice/alike", "main")
+    assert moved.revision != source.revision
+    assert missing_bytes(moved) == 0
 
 
 def test_folder_has_a_fingerprint(tmp_path: Path) -> None:

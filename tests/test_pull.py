@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from huggingface_hub import scan_cache_dir
 from safetensors.torch import load_file
 from transformers import AutoModel
 
@@ -16,14 +17,15 @@ import hfcompress
 from hfcompress.errors import CheckpointError, HubError, RecipeError
 from hfcompress.hub import download_weights, resolve_model
 from hfcompress.hub.explanations import without_secrets
+from hfcompress.hub.references import keep_commit, kept_commit
 from hfcompress.hub.retries import LONGEST_WAIT_S, is_passing, wait_s
+from tests.loopback_hub import OWNER, LoopbackHub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from tests.conftest import Cli, Python, Write
-    from tests.loopback_hub import LoopbackHub
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -76,6 +78,34 @@ def test_branch_that_moves_during_a_run(hub: LoopbackHub, clip: Path) -> None:
     assert all(source.revision in path for path in asked)
 
 
+def test_commit_is_described_once(
+    hub: LoopbackHub, clip: Path, quickstart_folder: Path, recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """A run asks for the files of its model's commit once, and of its dataset's, however often it needs them."""
+    model = hub.add_repo("acme/asked", clip).oid
+    rows = hub.add_repo("acme/asked-digits", quickstart_folder / "data", repo_type="dataset").oid
+    step = {"use": "prune", "towers": {"all": {"ffn": 0.5}}, "importance": "activation", "calibration": "calibration"}
+    values = recipe(model={"id": "acme/asked"}, steps=[step])
+    values["data"]["test"] |= {"dataset": "acme/asked-digits", "split": "test[:20]"}
+    columns = {"image": "image", "text": "caption"}
+    values["data"]["calibration"] = {"dataset": "acme/asked-digits", "split": "calibration[:8]", "columns": columns}
+    hfcompress.run(values, output=tmp_path / "out", cache=False)
+    asked = [request.path for request in hub.requests if "blobs" in request.query]
+    assert sorted(asked) == [
+        f"/api/datasets/acme/asked-digits/revision/{rows}",
+        f"/api/models/acme/asked/revision/{model}",
+    ]
+
+
+def test_gate_that_closes(hub: LoopbackHub, clip: Path) -> None:
+    """What is known of a commit, and all of it in the cache, opens no gate that has been closed since."""
+    hub.add_repo("owned/closing", clip, gated="manual", admitted=(OWNER.user,))
+    download_weights(resolve_model("owned/closing", "main"))
+    hub.expel("owned/closing", OWNER.user)
+    with pytest.raises(HubError, match=r"^the model owned/closing is gated: ask for access on its page"):
+        resolve_model("owned/closing", "main")
+
+
 def test_damaged_cache(hub: LoopbackHub, clip: Path) -> None:
     """A file that went bad in the cache is fetched again before it is used."""
     hub.add_repo("acme/rotten", clip)
@@ -117,6 +147,50 @@ def test_offline(hub: LoopbackHub, clip: Path, python: Python) -> None:
     weights.resolve().write_bytes(b"rotten")
     assert say("acme/offline").startswith("model.safetensors of the model acme/offline is damaged in the cache; unset")
     assert hub.requests == []
+
+
+def test_conversion_offline(hub: LoopbackHub, clip: Path, pickled: Path, python: Python) -> None:
+    """Offline a main branch of pickles stands for the pull request that it stood for, until it has its own weights."""
+    name = "alice/converted"
+    hub.add_repo(name, pickled)
+    weights = (clip / "model.safetensors").read_bytes()
+    hub.offer(
+        name, {"model.safetensors": weights}, title="Adding `safetensors` variant of this model", author="SFconvertbot"
+    )
+    program = (
+        "import sys; from hfcompress.hub import *\n"
+        "source = resolve_model(sys.argv[1], 'main'); download_weights(source); print(source)"
+    )
+
+    def offline() -> str:
+        done = python("-c", program, name, HF_HUB_OFFLINE="1")
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    source = resolve_model(name, "main")
+    download_weights(source)
+    assert source.converted == "refs/pr/1"
+    assert offline() == str(source)
+    # the client finds nothing wrong with its folder
+    assert not [warning for warning in scan_cache_dir().warnings if "alice--converted" in str(warning)]
+
+    hfcompress.push(clip, name)
+    moved = resolve_model(name, "main")
+    download_weights(moved)
+    assert (moved.revision, moved.converted) == (hub.commits(name)[0].oid, None)
+    assert offline() == str(moved)
+
+
+@pytest.mark.parametrize("revision", ["../../../escaped", "{home}/escaped"])
+def test_revision_that_is_a_path(revision: str, hub: LoopbackHub, clip: Path, tmp_path: Path) -> None:
+    """Whatever the Hub calls a revision, nothing is kept outside of the folder of references."""
+    hub.add_repo("acme/escaping", clip)
+    revision = revision.format(home=tmp_path)
+    with pytest.raises(HubError, match="has no revision"):
+        resolve_model("acme/escaping", revision)
+    keep_commit("acme/escaping", "model", revision, "0" * 40)
+    assert kept_commit("acme/escaping", "model", revision) is None
+    assert not list(tmp_path.iterdir())
 
 
 def test_run_from_a_warm_cache_offline(
@@ -229,7 +303,15 @@ def test_wait_that_is_no_number(hub: LoopbackHub, cli: Cli) -> None:
     assert hub.requests == []
 
 
-def test_secrets_are_cut() -> None:
-    """Neither tokens nor the signatures of links are in what is told."""
-    told = without_secrets("403 for https://cdn.example/file?X-Signature=abc&b=1, token hf_abcDEF123")
-    assert told == "403 for https://cdn.example/file token hf_***"
+def test_secrets_are_cut(tmp_path: Path, python: Python) -> None:
+    """Neither tokens nor the signatures of links are told, nor a token of another form that the client stores."""
+    told = without_secrets(
+        f"403 for https://cdn.example/file?X-Signature=abc&b=1, token hf_{'aB3' * 8}, hf_hub_download"
+    )
+    assert told == "403 for https://cdn.example/file token hf_***, hf_hub_download"
+    (tmp_path / "token").write_text("own-form-of-token\n", encoding="utf-8")
+    program = (
+        "from hfcompress.hub.explanations import without_secrets; print(without_secrets('Bearer own-form-of-token'))"
+    )
+    done = python("-c", program, HF_TOKEN="", HF_TOKEN_PATH=str(tmp_path / "token"))
+    assert done.stdout == "Bearer hf_***\n", done.stderr

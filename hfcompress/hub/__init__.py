@@ -1,5 +1,6 @@
 """The Hub, through `huggingface_hub` alone: what a name stands for, the download that is verified, and the push."""
 
+from hfcompress.hub.descriptions import absent_bytes, described
 from hfcompress.hub.pull import (
     Source,
     content_revision,
@@ -10,7 +11,7 @@ from hfcompress.hub.pull import (
     resolve_dataset,
     resolve_model,
 )
-from hfcompress.hub.push import FileChange, Pushed, PushPlan, plan_push, push_folder
+from hfcompress.hub.push import FileChange, Pushed, PushPlan, full_name, plan_push, push_folder
 from hfcompress.hub.retries import repeated
 
 __all__ = [
@@ -18,10 +19,13 @@ __all__ = [
     "PushPlan",
     "Pushed",
     "Source",
+    "absent_bytes",
     "content_revision",
+    "described",
     "download_all",
     "download_weights",
     "drop_damaged",
+    "full_name",
     "missing_bytes",
     "plan_push",
     "push_folder",

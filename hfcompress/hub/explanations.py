@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 
 from hfcompress.errors import HubError, NotOnHubError
 from hfcompress.hub.retries import TransportError, status_of
+from hfcompress.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,6 @@ _TOO_MANY = 429
 _FULL = {402, 413, 507}
 _QUOTA = re.compile(r"quota|storage limit|limit (?:was |is )?(?:reached|exceeded)|payment|billing", re.IGNORECASE)
 _QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\")]+")
-_TOKEN = re.compile(r"hf_\w+")
 
 
 @contextmanager
@@ -82,10 +82,12 @@ def _unusable(what: str, error: ValueError) -> HubError:
 
 
 def without_secrets(text: str) -> str:
-    """Return a text without tokens and without the queries of addresses, in which storage has its signatures."""
+    """Return a text without tokens, the client's stored one included, and without the queries of addresses.
+
+    Storage has its signatures in those.
+    """
     token = get_token()
-    text = text.replace(token, "hf_***") if token else text
-    return _TOKEN.sub("hf_***", _QUERY.sub(r"\1", text))
+    return redacted(_QUERY.sub(r"\1", text), [] if token is None else [token])
 
 
 def _log_in() -> str:

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, RepoCard, constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
-from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined] # it is in its documentation
 
 from hfcompress.checksums import file_digest
 from hfcompress.errors import CheckpointError, HubError
 from hfcompress.hub.conversion import conversion
+from hfcompress.hub.descriptions import absent_bytes, described
 from hfcompress.hub.explanations import explained
 from hfcompress.hub.pickles import PICKLES, WEIGHTS, as_safetensors
+from hfcompress.hub.references import keep_commit, keep_conversion, kept_commit, kept_conversion, storage
 from hfcompress.hub.retries import repeated
-from hfcompress.hub.verification import RemoteFile, is_blob_intact
+from hfcompress.hub.verification import is_blob_intact
 from hfcompress.remote_code import trust, wants_code
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from huggingface_hub.hf_api import RepoSibling
+    from hfcompress.hub.descriptions import RepoType
+    from hfcompress.hub.verification import RemoteFile
 
 __all__ = [
     "Source",
@@ -38,8 +39,6 @@ __all__ = [
     "resolve_dataset",
     "resolve_model",
 ]
-
-RepoType: TypeAlias = Literal["model", "dataset"]
 
 _LIGHT = ["*.json", "*.txt", "*.model", "*.jinja", "README.md"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -82,9 +81,9 @@ def content_revision(folder: Path) -> str:
 def resolve_model(name: str, revision: str, *, trust_remote_code: bool = False) -> Source:
     """Look a model up, resolve its revision to a commit, and fetch everything but the weights.
 
-    In offline mode the commit is the one that the revision stood for when it was last asked for. A main branch that
-    holds pickles and no safetensors stands for the open pull request in which the Hub's own converter offers them, if
-    that was made from the branch as it is.
+    A main branch that holds pickles and no safetensors stands for the open pull request in which the Hub's own
+    converter offers them, if that was made from the branch as it is. In offline mode a revision stands for what it
+    stood for when it was last asked for.
 
     Args:
         name: Hub id, or a folder; a relative one wins over a Hub id if it exists.
@@ -107,12 +106,7 @@ def resolve_model(name: str, revision: str, *, trust_remote_code: bool = False) 
             trust(folder)
         own = trust_remote_code and wants_code(folder)
         return Source(folder.name, content_revision(folder), folder, on_hub=False, remote_code=own, **_license(folder))
-    sha = _resolved(name, "model", revision)
-    converted = None
-    if revision == "main" and not constants.HF_HUB_OFFLINE:
-        with explained(f"model {name}", revision):
-            converted = conversion(HfApi(), name, sha, _described(name, "model", sha))
-        sha = sha if converted is None else _resolved(name, "model", converted)
+    sha, converted = _commit_of(name, revision)
     folder = _fetched(name, sha, [*_LIGHT, *(["*.py"] if trust_remote_code else [])])
     if not (folder / "config.json").is_file():
         msg = f"the repository {name} holds no config.json, so it is not a transformers checkpoint"
@@ -165,9 +159,8 @@ def missing_bytes(source: Source) -> int:
     """
     if not source.on_hub or constants.HF_HUB_OFFLINE:
         return 0
-    files = _described(source.id, "model", source.revision)
-    weights = filter_repo_objects(files, allow_patterns=WEIGHTS)
-    return sum(files[path].size_bytes for path in weights if not (source.path / path).exists())
+    weights = filter_repo_objects(described(source.id, "model", source.revision), allow_patterns=WEIGHTS)
+    return absent_bytes(source.id, "model", source.revision, weights)
 
 
 def download_all(source: Source) -> Path:
@@ -202,55 +195,77 @@ def drop_damaged(name: str, sha: str) -> list[str]:
     Raises:
         HubError: The Hub refused or could not be reached.
     """
-    snapshot = _storage(name, "dataset") / "snapshots" / sha
+    snapshot = storage(name, "dataset") / "snapshots" / sha
     files = {file.relative_to(snapshot).as_posix(): file for file in snapshot.rglob("*") if file.is_file()}
     if constants.HF_HUB_OFFLINE:
         damaged = [path for path, file in files.items() if not is_blob_intact(file)]
     else:
-        expected = _described(name, "dataset", sha)
+        expected = described(name, "dataset", sha)
         damaged = [path for path, file in files.items() if path in expected and not expected[path].is_same(file)]
     for path in damaged:
         _remove(files[path])
     return damaged
 
 
+def _commit_of(name: str, revision: str) -> tuple[str, str | None]:
+    """Return the commit that a model's revision stands for, and the converter's pull request that it is of, if any."""
+    if revision != "main":
+        return _resolved(name, "model", revision), None
+    if constants.HF_HUB_OFFLINE:
+        with explained(f"model {name}", revision):  # a name that is none
+            converted = kept_conversion(name)
+        return _resolved(name, "model", converted or revision), converted
+    sha = _asked(name, "model", revision)
+    with explained(f"model {name}", revision):
+        converted = conversion(HfApi(), name, sha, described(name, "model", sha))
+    if converted is None:
+        keep_commit(name, "model", revision, sha)
+    else:
+        sha = _resolved(name, "model", converted)
+    keep_conversion(name, converted)
+    return sha, converted
+
+
 def _resolved(name: str, repo_type: RepoType, revision: str) -> str:
-    """Return the commit of a revision, and keep it where the client keeps it, for offline mode."""
+    """Return the commit of a revision, and keep it for offline mode, in which it is the one that was kept."""
+    if not constants.HF_HUB_OFFLINE:
+        sha = _asked(name, repo_type, revision)
+        if sha != revision:
+            keep_commit(name, repo_type, revision, sha)
+        return sha
+    if _COMMIT.fullmatch(revision):
+        return revision
     what = f"{repo_type} {name}"
     with explained(what, revision):  # a name that is none
-        reference = _storage(name, repo_type) / "refs" / revision
-    if constants.HF_HUB_OFFLINE:
-        if _COMMIT.fullmatch(revision):
-            return revision
-        if ".." in Path(revision).parts or not reference.is_file():
-            msg = (
-                f"the {what} is not in the cache at {revision!r} and offline mode is on; "
-                f"unset HF_HUB_OFFLINE, or run once without it"
-            )
-            raise HubError(msg)
-        return reference.read_text(encoding="utf-8").strip()
+        kept = kept_commit(name, repo_type, revision)
+    if kept is None:
+        msg = (
+            f"the {what} is not in the cache at {revision!r} and offline mode is on; "
+            f"unset HF_HUB_OFFLINE, or run once without it"
+        )
+        raise HubError(msg)
+    return kept
+
+
+def _asked(name: str, repo_type: RepoType, revision: str) -> str:
+    """Return the commit of a revision, as the Hub says now."""
+    what = f"{repo_type} {name}"
     api = HfApi()
     with explained(what, revision):
         info = repeated(lambda: api.repo_info(name, repo_type=repo_type, revision=revision))
         if info.gated:  # the client and `datasets` fall back on their caches where the gate is shut
             repeated(lambda: api.auth_check(name, repo_type=repo_type))
-    sha = info.sha
-    if sha is None:
+    if info.sha is None:
         msg = f"the Hub names no commit of the {what} at {revision!r}; give the full sha as revision"
         raise HubError(msg)
-    if sha != revision:
-        reference.parent.mkdir(parents=True, exist_ok=True)
-        draft = reference.with_name(f".{reference.name}.{os.getpid()}.tmp")
-        draft.write_text(sha, encoding="utf-8")
-        draft.replace(reference)
-    return sha
+    return str(info.sha)
 
 
 def _fetched(name: str, sha: str, patterns: list[str] | None) -> Path:
     """Return the client's folder of a model at a commit, with the files that match, each as the Hub describes it."""
     if constants.HF_HUB_OFFLINE:
         return _cached(name, sha, patterns)
-    expected = _described(name, "model", sha)
+    expected = described(name, "model", sha)
     wanted = list(filter_repo_objects(expected, allow_patterns=patterns))
 
     def download() -> Path:
@@ -294,19 +309,6 @@ def _cached(name: str, sha: str, patterns: list[str] | None) -> Path:
     return folder
 
 
-def _described(name: str, repo_type: RepoType, sha: str) -> dict[str, RemoteFile]:
-    """Return every file of a repository at a commit, as the Hub describes it."""
-    api = HfApi()
-    with explained(f"{repo_type} {name}", sha):
-        info = repeated(lambda: api.repo_info(name, repo_type=repo_type, revision=sha, files_metadata=True))
-    siblings: Sequence[RepoSibling] = info.siblings or ()
-    found = {}
-    for file in siblings:
-        sha256 = None if file.lfs is None else str(file.lfs["sha256"])
-        found[file.rfilename] = RemoteFile(file.rfilename, file.size or 0, sha256, file.blob_id or "")
-    return found
-
-
 def _damaged(folder: Path, files: Sequence[RemoteFile]) -> list[RemoteFile]:
     return [file for file in files if not file.is_same(folder / file.path)]
 
@@ -324,10 +326,6 @@ def _remove(file: Path) -> None:
     blob = file.resolve()
     file.unlink(missing_ok=True)
     blob.unlink(missing_ok=True)
-
-
-def _storage(name: str, repo_type: RepoType) -> Path:
-    return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type=repo_type))
 
 
 def _license(folder: Path) -> dict[str, str | None]:

@@ -11,7 +11,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from hfcompress.errors import CheckpointError, HubError, PushError, UsageError
+from hfcompress.errors import HubError, PushError
 from hfcompress.hub.explanations import explained
 from hfcompress.hub.retries import TransportError, is_passing, repeated, status_of
 from hfcompress.hub.verification import RemoteFile
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["FileChange", "PushPlan", "Pushed", "plan_push", "push_folder"]
+__all__ = ["FileChange", "PushPlan", "Pushed", "full_name", "plan_push", "push_folder"]
 
 _BATCH = 500
 _PARENT_MOVED = 412
@@ -61,12 +61,14 @@ class PushPlan:
         exists: Whether the repository is there already.
         message: Message of the commit.
         files: Every file of the folder.
+        card: Text of its README.md; empty where it has none.
     """
 
     repo: str
     exists: bool
     message: str
     files: tuple[FileChange, ...]
+    card: str
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,18 @@ class _UnansweredError(Exception):
     """A commit ended without an answer, so nobody knows yet whether it was made; its cause is what happened."""
 
 
+def full_name(repo: str) -> str:
+    """Return `owner/name` of a repository; the owner is the user where none is named.
+
+    Raises:
+        PushError: The Hub refused to say who that is, or could not be reached.
+    """
+    if "/" in repo:
+        return repo
+    with _push_explained(repo, None):
+        return f"{repeated(HfApi().whoami)['name']}/{repo}"
+
+
 def push_folder(
     folder: Path,
     repo: str,
@@ -105,14 +119,15 @@ def push_folder(
     revision: str | None = None,
     message: str | None = None,
 ) -> Pushed:
-    """Upload an artifact in one commit, to a repository that is made when it does not exist.
+    """Upload a folder as it is in one commit, to a repository that is made when it does not exist.
 
-    Files that the repository holds already are not sent again, and where it holds all of them there is no commit. A
-    commit whose answer is lost is looked up before it is made again. At the end the Hub's digests of all files are
-    compared with the folder.
+    Whether it is fit for that, `hfcompress.publication` looks first, through which every push goes. Files that the
+    repository holds already are not sent again, and where it holds all of them there is no commit. A commit whose
+    answer is lost is looked up before it is made again. At the end the Hub's digests of all files are compared with
+    the folder.
 
     Args:
-        folder: The artifact's folder.
+        folder: The folder.
         repo: `owner/name`.
         private: Whether a new repository is private.
         create_pr: Open a pull request instead of committing to the branch.
@@ -120,16 +135,12 @@ def push_folder(
         message: Message of the commit; by default it names the source's commit and the recipe's hash.
 
     Raises:
-        UsageError: The repository is the one that the artifact was made from and no pull request is asked for, or a
-            pull request is asked for against a branch other than the main one.
-        PushError: The Hub refused or could not be reached, or holds other bytes than were sent; the folder is as it
-            was.
-        CheckpointError: There is no such folder, or its report cannot be read.
+        PushError: The Hub refused or could not be reached, or holds other bytes than were sent.
+        CheckpointError: The folder's report cannot be read.
     """
     target = _target(folder, repo, create_pr=create_pr, revision=revision, message=message)
     with _push_explained(repo, revision):
         api = HfApi()
-        target = _with_owner(api, target)
         _open(api, target, private=private)
         pushed = _committed(api, target)
         _verify(api, target, pushed)
@@ -142,14 +153,12 @@ def plan_push(
     """Say what a push would do, with the arguments of `push_folder`, and change nothing.
 
     Raises:
-        UsageError: The push would be refused.
         PushError: The Hub refused or could not be reached.
-        CheckpointError: There is no such folder, or its report cannot be read.
+        CheckpointError: The folder's report cannot be read.
     """
     target = _target(folder, repo, create_pr=create_pr, revision=revision, message=message)
     with _push_explained(repo, revision):
         api = HfApi()
-        target = _with_owner(api, target)
         exists = True
         there: Mapping[str, RemoteFile] = {}
         try:
@@ -163,27 +172,17 @@ def plan_push(
         same = path in there and there[path].is_same(file)
         state: Literal["new", "changed", "unchanged"] = "new" if path not in there else "changed"
         changes.append(FileChange(path, file.stat().st_size, "unchanged" if same else state))
-    return PushPlan(target.repo, exists, target.title, tuple(changes))
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    return PushPlan(target.repo, exists, target.title, tuple(changes), text)
 
 
 def _target(folder: Path, repo: str, *, create_pr: bool, revision: str | None, message: str | None) -> _Target:
-    if not folder.is_dir():
-        msg = f"there is no folder {folder} to push"
-        raise CheckpointError(msg)
     paths = tuple(sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()))
-    if create_pr and revision not in (None, "main"):
-        msg = f"a pull request goes to the main branch of {repo}; drop --revision {revision}, or drop --pr"
-        raise UsageError(msg)
     title, description = f"Upload {folder.name} with hfcompress", ""
     if (folder / FILE_NAME).is_file():
         report = Report.load(folder)
         source = report.source
-        if source.on_hub and source.id.lower() == repo.lower() and not create_pr:
-            msg = (
-                f"{repo} is the repository that the artifact was made from: a push would replace its card and weights; "
-                "open a pull request with --pr (create_pr: true in a recipe), or push to another repository"
-            )
-            raise UsageError(msg)
         short = f"{source.id} at {source.revision[:_SHORT]}, recipe {report.recipe.sha256[:_SHORT]}"
         title = f"Compress {short}"
         description = f"Source: {source.id} at {source.revision}\nRecipe: sha-256 {report.recipe.sha256}"
@@ -191,14 +190,6 @@ def _target(folder: Path, repo: str, *, create_pr: bool, revision: str | None, m
         title, _, rest = message.partition("\n")
         description = rest.strip() or description
     return _Target(folder, paths, repo, revision or "main", create_pr, title, description)
-
-
-def _with_owner(api: HfApi, target: _Target) -> _Target:
-    """Return the target with the owner in its repository's name, who is the user where none is named."""
-    if "/" in target.repo:
-        return target
-    owner = repeated(api.whoami)["name"]
-    return replace(target, repo=f"{owner}/{target.repo}")
 
 
 def _open(api: HfApi, target: _Target, *, private: bool) -> None:

@@ -207,6 +207,10 @@ class LoopbackHub:
         """Lets `user` through the gate of a repository."""
         self._store.admit(self.repository(repo_id, repo_type), user)
 
+    def expel(self, repo_id: str, user: str, repo_type: RepoType = "model") -> None:
+        """Shuts the gate of a repository for `user`."""
+        self._store.expel(self.repository(repo_id, repo_type), user)
+
     # Look inside
 
     @property
@@ -288,6 +292,10 @@ class LoopbackHub:
         """Keeps other bytes than were sent, of the file of this path in the next commit that holds it."""
         self._uploads.spoiled.add(path)
 
+    def claim_size(self, path: str, size_bytes: int) -> None:
+        """Describes the file of this path, in every repository, with another size than it has."""
+        self._repositories.claimed[path] = size_bytes
+
     @property
     def waiting_faults(self) -> int:
         """How many faults of a given number have not been met yet."""
@@ -297,6 +305,7 @@ class LoopbackHub:
         """Takes all faults back."""
         self._disturbance.orders.clear()
         self._uploads.spoiled.clear()
+        self._repositories.claimed.clear()
 
     def _order(self, method: str, path_pattern: str, fault: Fault, times: int | None) -> None:
         self._disturbance.orders.append(Order(method, path_pattern, fault, times))
@@ -304,9 +313,10 @@ class LoopbackHub:
     def _application(self, parts: Path, part_size_bytes: int | None, page_size: int) -> Starlette:
         links = Links(self.storage_endpoint)
         self._uploads = Uploads(self._store, self._gate, self.endpoint, links, part_size_bytes)
+        self._repositories = Repositories(self._store, self._gate, self.endpoint)
         api = Router(
             [
-                *Repositories(self._store, self._gate, self.endpoint).routes(),
+                *self._repositories.routes(),
                 *Contents(self._store, self._gate, self.endpoint, page_size).routes(),
                 *self._uploads.routes(),
                 *Downloads(self._store, self._gate, links).routes(),

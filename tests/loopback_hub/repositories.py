@@ -25,6 +25,8 @@ class Repositories:
         self._store = store
         self._gate = gate
         self._endpoint = endpoint
+        self.claimed: dict[str, int] = {}
+        """Path → size in bytes that its file is described with, whatever it is."""
 
     def routes(self) -> list[Route]:
         """All routes of this file."""
@@ -205,7 +207,8 @@ class Repositories:
             "cardData": head,
             "usedStorage": sum(file.size_bytes for file in commit.files.values()),
             "siblings": [
-                {"rfilename": path, **(_blob(file) if with_blobs else {})} for path, file in commit.files.items()
+                {"rfilename": path, **(self._blob(path, file) if with_blobs else {})}
+                for path, file in commit.files.items()
             ],
         }
         if repo.repo_type == "model":
@@ -232,9 +235,9 @@ class Repositories:
         config = json.loads(self._store.blob_path(commit.files["config.json"].sha256).read_bytes())
         return {key: config[key] for key in ("architectures", "model_type") if key in config}
 
-
-def _blob(file: StoredFile) -> dict[str, Any]:
-    blob: dict[str, Any] = {"size": file.size_bytes, "blobId": file.git_oid}
-    if file.large:
-        blob["lfs"] = {"sha256": file.sha256, "size": file.size_bytes, "pointerSize": file.pointer_size_bytes}
-    return blob
+    def _blob(self, path: str, file: StoredFile) -> dict[str, Any]:
+        size_bytes = self.claimed.get(path, file.size_bytes)
+        blob: dict[str, Any] = {"size": size_bytes, "blobId": file.git_oid}
+        if file.large:
+            blob["lfs"] = {"sha256": file.sha256, "size": size_bytes, "pointerSize": file.pointer_size_bytes}
+        return blob

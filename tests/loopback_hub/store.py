@@ -175,6 +175,10 @@ class Store:
         """Lets `user` read the files of a gated `repo`."""
         self.save(replace(repo, admitted=(*repo.admitted, user)))
 
+    def expel(self, repo: Repository, user: str) -> None:
+        """Lets `user` no longer read the files of a gated `repo`."""
+        self.save(replace(repo, admitted=tuple(name for name in repo.admitted if name != user)))
+
     def delete(self, repo: Repository) -> None:
         """Removes `repo`; its blobs stay."""
         shutil.rmtree(self._folder(repo.repo_type, repo.repo_id))
