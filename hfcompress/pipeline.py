@@ -22,7 +22,6 @@ from hfcompress.measure import Evaluation, artifact_record, data_records, source
 from hfcompress.needs import benchmark_bytes, memory_bytes, memory_warning
 from hfcompress.overlap import shared_rows
 from hfcompress.processes import led_by_main
-from hfcompress.publication import publish
 from hfcompress.recipe import Recipe, load_recipe
 from hfcompress.registry import TASKS
 from hfcompress.report import CardRecord, RecipeRecord, Report
@@ -275,6 +274,8 @@ def _push(recipe: Recipe, folder: Path) -> Pushed:
     if wanted is None:
         msg = "the recipe has no push block"
         raise ValueError(msg)
+    from hfcompress.publication import publish
+
     return publish(
         folder,
         wanted.repo,
