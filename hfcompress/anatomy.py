@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
+from hfcompress.containment import check_contained
 from hfcompress.errors import CheckpointError
 from hfcompress.narrowing import narrow, record_in
 from hfcompress.registry import did_you_mean
@@ -87,8 +88,9 @@ def load_config(path: Path) -> PretrainedConfig:
     """Read the configuration of a checkpoint folder.
 
     Raises:
-        CheckpointError: There is none, or transformers cannot read it.
+        CheckpointError: There is none, transformers cannot read it, or something in the folder leads out of it.
     """
+    check_contained(path)
     if not (path / "config.json").is_file():
         msg = f"{path} holds no config.json, so it is not a checkpoint; give a folder that `save_pretrained` wrote"
         raise CheckpointError(msg)

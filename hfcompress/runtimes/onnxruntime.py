@@ -16,6 +16,7 @@ from hfcompress.graph_names import ONNX_FOLDER
 from hfcompress.inputs import load_processor, with_masks
 from hfcompress.narrowing import with_record
 from hfcompress.runtimes.onnx_export import export_graphs, export_task, is_dual_encoder, route
+from hfcompress.runtimes.onnx_files import check_external_data
 from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
 from hfcompress.runtimes.onnx_towers import Layout, lay_out, tower_graphs
 
@@ -157,6 +158,7 @@ def _is_towers(path: Path) -> bool:
 
 
 def _load(stock: type[ORTModel], path: Path, threads: int | None, **files: str) -> ORTModel:
+    check_external_data(path)  # not every version of ONNX Runtime stays in the folder
     options = onnxruntime.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = threads
