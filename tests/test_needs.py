@@ -42,7 +42,8 @@ def test_estimate_is_near_what_static_takes(parameters: int, pruned: int, size_b
     """What a CLIP, pruned and then quantized statically, took is estimated, and at most half as much again.
 
     Measured by `tests/benchmarks/pipeline.py`, with other widths for all but the last, which is ViT-B/32: the process
-    and its children, at the peak.
+    and its children, at the peak. What pruning left, and the size, are rounded where no plan was read; they count
+    little beside the source.
     """
     exported = _forecast(pruned, size_bytes, "onnx")
     found = memory_bytes((_forecast(parameters, 4 * parameters), _forecast(pruned, 4 * pruned), exported))
