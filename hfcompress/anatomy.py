@@ -20,7 +20,9 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.utils.hub import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
+from hfcompress.containment import check_contained
 from hfcompress.errors import CheckpointError
 from hfcompress.narrowing import narrow, record_in
 from hfcompress.registry import did_you_mean
@@ -40,6 +42,7 @@ __all__ = [
     "copy_processor",
     "dtype_of",
     "find_towers",
+    "has_own_classes",
     "load_config",
     "load_model",
     "meta_model",
@@ -92,8 +95,9 @@ def load_config(path: Path) -> PretrainedConfig:
     """Read the configuration of a checkpoint folder.
 
     Raises:
-        CheckpointError: There is none, or transformers cannot read it.
+        CheckpointError: There is none, transformers cannot read it, or something in the folder leads out of it.
     """
+    check_contained(path)
     if not (path / "config.json").is_file():
         msg = f"{path} holds no config.json, so it is not a checkpoint; give a folder that `save_pretrained` wrote"
         raise CheckpointError(msg)
@@ -106,7 +110,16 @@ def load_config(path: Path) -> PretrainedConfig:
         why = REFUSAL if wants_code(path) and not is_trusted(path) else error
         msg = f"transformers cannot read {path / 'config.json'}: {why}"
         raise CheckpointError(msg) from error
+    if not is_trusted(path):
+        _forget_code(config)
     return config
+
+
+def _forget_code(config: PretrainedConfig) -> None:
+    """Take away what the parts of a configuration tell of own code: a model asks at the terminal before it runs it."""
+    for part in sub_configs(config).values():
+        vars(part).pop("auto_map", None)
+        _forget_code(part)
 
 
 def load_model(path: Path, dtype: torch.dtype | Literal["auto"] = torch.float32) -> PreTrainedModel:
@@ -167,12 +180,14 @@ def stored_dtype(path: Path) -> torch.dtype:
 def copy_processor(source: Path, output: Path) -> None:
     """Copy the processor's files as they are: everything small that is neither of weights, configuration nor card.
 
-    A report of the source would speak of other files, and an index of its shards name files that are not there.
+    Code is copied where it is trusted. A report of the source would speak of other files, and an index of its shards
+    name files that are not there.
     """
+    suffixes = {".json", ".txt", ".model", ".jinja", *([".py"] if is_trusted(source) else [])}
     for file in source.iterdir():
         if (
             file.is_file()
-            and file.suffix in {".json", ".txt", ".model", ".jinja"}
+            and file.suffix in suffixes
             and not file.name.endswith((".index.json", "report.json"))
             and not (output / file.name).exists()
         ):
@@ -189,13 +204,19 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     if not (isinstance(names, list) and names and isinstance(names[0], str)):
         msg = f"the config.json of this {config.model_type!r} model names no class in `architectures`; add it"
         raise CheckpointError(msg)
-    found = getattr(transformers, names[0], None) or _own_class(config, names[0])
+    found = _own_class(config, names[0]) or getattr(transformers, names[0], None)
     if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
         msg = f"transformers {transformers.__version__} has no model class {names[0]!r}, which config.json names"
         if getattr(config, "auto_map", None):
             msg += f": {REFUSAL}"
         raise CheckpointError(msg)
     return found
+
+
+def has_own_classes(config: PretrainedConfig) -> bool:
+    """Return whether configuration or model of a checkpoint are of classes that come with it, and are trusted."""
+    names = config.architectures or [""]
+    return type(config).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME) or bool(_own_class(config, names[0]))
 
 
 def _own_class(config: PretrainedConfig, name: str) -> type[PreTrainedModel] | None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import transformers
-from transformers import AutoProcessor
+from transformers import AutoProcessor, AutoTokenizer
 
 from hfcompress.audio import waveform
 from hfcompress.errors import CheckpointError, DataError
-from hfcompress.remote_code import is_trusted
+from hfcompress.remote_code import REFUSAL, is_trusted, wants_code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from PIL.Image import Image
-    from transformers import ProcessorMixin
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 _PIL_ONLY = {"use_fast": False} if transformers.__version__.startswith("4.") else {}
 """Version 5 of transformers chooses by what is installed, and warns of the argument."""
@@ -45,6 +45,7 @@ __all__ = [
     "audio_inputs",
     "image_inputs",
     "load_processor",
+    "load_tokenizer",
     "possible_inputs",
     "row_inputs",
     "text_inputs",
@@ -63,9 +64,17 @@ def load_processor(path: Path) -> ProcessorMixin:
     except Exception as error:
         if type(error) is not Exception and not isinstance(error, _REFUSALS):  # tokenizers raises `Exception` itself
             raise
-        msg = f"no processor can be loaded from {path}: {_broken_file(path) or error}"
+        refused = REFUSAL if wants_code(path) and not is_trusted(path) else None
+        why = _broken_file(path) or refused or error
+        msg = f"no processor can be loaded from {path}: {why}"
         raise CheckpointError(msg) from error
     return processor
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer alone of a checkpoint folder whose processor loads."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=is_trusted(path))
+    return tokenizer
 
 
 def _broken_file(path: Path) -> str | None:

@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 
 from hfcompress.errors import RunError
+from hfcompress.remote_code import trust_files, trusted_files
 from hfcompress.runtimes import runtime_of
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def peak_memory(checkpoint: Checkpoint, calls: Sequence[Mapping[str, np.ndarray[
             "format": checkpoint.format,
             "threads": threads,
             "calls": files,
+            "trusted": trusted_files(),
             "answer": str(answer),
         }
         done = subprocess.run(  # noqa: S603 - this interpreter
@@ -100,6 +102,7 @@ def peak_memory(checkpoint: Checkpoint, calls: Sequence[Mapping[str, np.ndarray[
 def main() -> None:
     """Do in a fresh process what the request on standard input says, and write the memory that it took."""
     request: dict[str, Any] = json.load(sys.stdin)
+    trust_files(request["trusted"])
     path, checkpoint_format = Path(request["path"]), cast("Format", request["format"])
     calls = [dict(np.load(file)) for file in request["calls"]]
     runtime = runtime_of(checkpoint_format)

@@ -7,10 +7,10 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["REFUSAL", "is_trusted", "trust", "wants_code"]
+__all__ = ["REFUSAL", "is_trusted", "trust", "trust_files", "trusted_files", "wants_code"]
 
 REFUSAL = (
     "its classes are code of its own (`auto_map`), and such code is not run; if you have read it, allow it "
@@ -24,6 +24,16 @@ _TRUSTED: set[str] = set()
 def trust(folder: Path) -> None:
     """Let the code in a checkpoint folder run, there and wherever else the same files lie."""
     _TRUSTED.update(_digests(folder))
+
+
+def trusted_files() -> list[str]:
+    """Return the SHA-256 of every file of code that may run in this process, for one that it starts."""
+    return sorted(_TRUSTED)
+
+
+def trust_files(digests: Iterable[str]) -> None:
+    """Let code run whose SHA-256 the process that started this one has given."""
+    _TRUSTED.update(digests)
 
 
 def is_trusted(folder: Path) -> bool:
@@ -46,12 +56,16 @@ def _digests(folder: Path) -> Iterator[str]:
 
 
 def _classes(folder: Path) -> Iterator[str]:
-    """Yield what the `auto_map` of any of the folder's configurations names."""
+    """Yield what any `auto_map` of the folder's configurations names, those of their parts included."""
     for file in sorted(folder.glob("*config.json")):
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            waiting = [json.loads(file.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, RecursionError):
             continue  # whoever needs this file says what is wrong with it
-        names = values.get("auto_map") if isinstance(values, dict) else None
-        for name in names.values() if isinstance(names, dict) else ():
-            yield from (str(part) for part in (name if isinstance(name, list) else [name]) if part is not None)
+        while waiting:
+            values = waiting.pop()
+            if isinstance(values, dict):
+                names = values.get("auto_map")
+                for name in names.values() if isinstance(names, dict) else ():
+                    yield from (str(part) for part in (name if isinstance(name, list) else [name]) if part is not None)
+                waiting += values.values()

@@ -6,7 +6,8 @@ ends the process at a byte in the middle of it: RLIMIT_FSIZE, and SIGXFSZ as the
 the package knows of this: operations are seen through an audit hook.
 
 OLD is an artifact, which is in the output folder before. The driver writes `FOLDER/points.json`; the artifacts are
-`FOLDER/reference/out` and `FOLDER/NUMBER/out`.
+`FOLDER/reference/out` and `FOLDER/NUMBER/out`. At some points `datasets` is killed while it prepares the rows, in a
+cache of its own, `FOLDER/NUMBER-datasets`; elsewhere the rows are prepared already.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import datasets
 import torch
 
 from hfcompress import pipeline
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 _OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _AT_ONCE = 2
+PREPARED = "-datasets"
+"""What the folder of prepared rows has behind the name of a run's own."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,14 @@ class Point:
         event: Number of the operation, or -1 for the beginning of the stage.
         what: The operation.
         limit: Bytes that any file may have from there on; `None` ends the run before the operation.
+        prepares: Whether the operation is one of `datasets`, which prepares the rows; they have numbers of their own.
     """
 
     stage: str
     event: int
     what: str
     limit: int | None = None
+    prepares: bool = False
 
 
 class Recorder(Progress):
@@ -60,6 +66,7 @@ class Recorder(Progress):
 
     def __init__(self, folder: Path, point: Point | None) -> None:
         self.events: list[tuple[str, str]] = []
+        self.prepared: list[tuple[str, str]] = []
         self.stages: list[str] = []
         self._folder = str(folder)
         self._point = point
@@ -76,12 +83,15 @@ class Recorder(Progress):
             return
         if event == "open" and not args[2] & _WRITES:
             return
-        if self._point is not None and len(self.events) == self._point.event:
+        what = str(args[0])[len(self._folder) :]
+        prepares = what.startswith(PREPARED)
+        events = self.prepared if prepares else self.events
+        if self._point is not None and (self._point.prepares, self._point.event) == (prepares, len(events)):
             if self._point.limit is None:
                 os.kill(os.getpid(), signal.SIGKILL)
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_FSIZE, (self._point.limit, self._point.limit))
-        self.events.append((self.stages[-1], f"{event} {str(args[0])[len(self._folder) :]}"))
+        events.append((self.stages[-1], f"{event} {what}"))
 
 
 def forked(work: Callable[[], None]) -> int:
@@ -106,13 +116,20 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
-def run(recipe: Path, folder: Path, point: Point | None, record: Path | None = None) -> None:
-    """Run the recipe into `folder/out` with a cache of its own."""
+def run(recipe: Path, folder: Path, point: Point | None, record: Path | None = None, *, prepares: bool = False) -> None:
+    """Run the recipe into `folder/out` with a cache of its own, and with another of its own for rows if it prepares."""
+    if prepares:
+        datasets.config.HF_DATASETS_CACHE = folder.with_name(folder.name + PREPARED)
     os.environ["HFCOMPRESS_CACHE"] = str(folder / "cache")
     recorder = Recorder(folder, point)
     pipeline.run(recipe, output=folder / "out", progress=recorder)
     if record is not None:
-        seen = {"stages": recorder.stages, "events": recorder.events, "modules": list(sys.modules)}
+        seen = {
+            "stages": recorder.stages,
+            "events": recorder.events,
+            "prepared": recorder.prepared,
+            "modules": list(sys.modules),
+        }
         record.write_text(json.dumps(seen), encoding="utf-8")
 
 
@@ -133,18 +150,25 @@ def chosen(stages: list[str], events: list[tuple[str, str]]) -> list[Point]:
     return [*points, _point(events, step, 100_000)]
 
 
-def _point(events: list[tuple[str, str]], index: int, limit: int | None = None) -> Point:
+def preparing(events: list[tuple[str, str]]) -> list[Point]:
+    """Return points while `datasets` prepares rows: inside of the file that holds them, and before that is named."""
+    own = [index for index, (_, what) in enumerate(events) if ".incomplete" in what]
+    return [_point(events, own[0], 10_000, prepares=True), _point(events, own[-1], prepares=True)]
+
+
+def _point(events: list[tuple[str, str]], index: int, limit: int | None = None, *, prepares: bool = False) -> Point:
     stage, what = events[index]
-    return Point(stage, index, what, limit)
+    return Point(stage, index, what, limit, prepares)
 
 
 def killed_and_finished(recipe: Path, old: Path, folder: Path, point: Point) -> None:
     """Kill one run at the point, look at what it left, and run it once more."""
     shutil.copytree(old, folder / "out")
-    status = forked(lambda: run(recipe, folder, point))
+    status = forked(lambda: run(recipe, folder, point, prepares=point.prepares))
     left = contents(folder / "out")
-    finished = forked(lambda: run(recipe, folder, None))
-    rows = {**asdict(point), "status": status, "left": left, "finished": finished}
+    prepared = sorted(contents(folder.with_name(folder.name + PREPARED)))
+    finished = forked(lambda: run(recipe, folder, None, prepares=point.prepares))
+    rows = {**asdict(point), "status": status, "left": left, "prepared": prepared, "finished": finished}
     (folder / "point.json").write_text(json.dumps(rows), encoding="utf-8")
 
 
@@ -153,13 +177,14 @@ def main(recipe: Path, old: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     reference = folder / "reference"
     shutil.copytree(old, reference / "out")
-    if forked(lambda: run(recipe, reference, None, folder / "events.json")) != 0:
+    if forked(lambda: run(recipe, reference, None, folder / "events.json", prepares=True)) != 0:
         sys.exit("the undisturbed run failed")
     recorded = json.loads((folder / "events.json").read_text(encoding="utf-8"))
     for module in recorded["modules"]:
         with suppress(ImportError, AttributeError):
             importlib.import_module(module)
     points = chosen(recorded["stages"], [(stage, what) for stage, what in recorded["events"]])
+    points += preparing([(stage, what) for stage, what in recorded["prepared"]])
     running: set[int] = set()
     for number, point in enumerate(points):
         if len(running) == _AT_ONCE:

@@ -11,7 +11,7 @@ import yaml
 
 from hfcompress.report import Report
 from tests.conftest import EXTRAS, QUICKSTART, importable
-from tests.kill_driver import contents
+from tests.kill_driver import PREPARED, contents
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,3 +111,20 @@ def test_finished_steps_are_not_taken_again(killed: Path, points: list[dict[str,
     assert len(late) >= 5
     for number in late:
         assert all(step.cached for step in Report.load(killed / str(number) / "out").steps)
+
+
+def test_rows_that_were_half_prepared(killed: Path, points: list[dict[str, Any]]) -> None:
+    """Killed inside of what `datasets` writes, a run leaves rows under another name, and the next one has them all."""
+    own = [(number, point) for number, point in enumerate(points) if point["prepares"]]
+    assert [point["limit"] is None for _, point in own] == [False, True]
+    for number, point in own:
+        written = [name for name in point["prepared"] if name.endswith(".arrow")]
+        assert written
+        assert all(".incomplete/" in name for name in written)
+        files = contents(killed / f"{number}{PREPARED}")
+        assert not any(".incomplete/" in name for name in files)
+        expected = contents(killed / f"reference{PREPARED}")
+        arrows, wanted = (
+            [sha256 for name, sha256 in held.items() if name.endswith(".arrow")] for held in (files, expected)
+        )
+        assert arrows == wanted != []

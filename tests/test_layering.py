@@ -15,7 +15,7 @@ LAYERS = (
     {"errors"},
     {"contracts"},
     {"registry", "narrow_layers", "nibbles", "quantized", "graph_names", "rounding", "checksums", "shards"}
-    | {"remote_code"},
+    | {"remote_code", "containment"},
     {"narrowing"},
     {
         "extras",

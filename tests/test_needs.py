@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psutil
+import pytest
 from transformers import PretrainedConfig
 
 from hfcompress.contracts import Forecast, Format
@@ -23,9 +24,30 @@ def test_memory_holds_several_copies_of_the_weights() -> None:
     pruned, exported = memory_bytes((SOURCE, SMALLER)), memory_bytes((SOURCE, ONNX))
     half = _forecast(100_000_000, 200_000_000)
 
-    assert 3 * SOURCE.size_bytes < pruned < exported < 8 * SOURCE.size_bytes
+    assert 3 * SOURCE.size_bytes < pruned < exported < 9 * SOURCE.size_bytes
     assert memory_bytes((half, ONNX)) == exported
-    assert memory_bytes((SOURCE,)) < pruned
+    assert memory_bytes((SOURCE,)) < exported
+
+
+@pytest.mark.parametrize(
+    ("parameters", "pruned", "size_bytes", "measured"),
+    [
+        (25_346_881, 20_420_929, 21_800_000, 1_676_000_000),
+        (44_967_809, 34_350_000, 36_000_000, 2_152_000_000),
+        (101_904_385, 75_141_121, 78_000_000, 3_138_000_000),
+        (151_277_313, 110_000_000, 114_000_000, 4_500_000_000),
+    ],
+)
+def test_estimate_is_near_what_static_takes(parameters: int, pruned: int, size_bytes: int, measured: int) -> None:
+    """What a CLIP, pruned and then quantized statically, took is estimated, and at most half as much again.
+
+    Measured by `tests/benchmarks/pipeline.py`, with other widths for all but the last, which is ViT-B/32: the process
+    and its children, at the peak. What pruning left, and the size, are rounded where no plan was read; they count
+    little beside the source.
+    """
+    exported = _forecast(pruned, size_bytes, "onnx")
+    found = memory_bytes((_forecast(parameters, 4 * parameters), _forecast(pruned, 4 * pruned), exported))
+    assert measured <= found <= 1.5 * measured
 
 
 def test_warning_over_what_the_machine_has() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import hfcompress
+from hfcompress.errors import CheckpointError
 from tests.onnx_graphs import run, write_graph
 
 pytestmark = pytest.mark.onnxruntime
@@ -76,3 +77,59 @@ def test_no_model_is_asked_for_its_size(file: Path) -> None:
         node.attr for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)
     }
     assert "ByteSize" not in names
+
+
+def _everywhere() -> bytes:
+    """Return a model with weights outside in each place that the format has for a tensor, each at its own location."""
+    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+    def tensor(location: str) -> TensorProto:
+        held = TensorProto(name=location, data_location=TensorProto.EXTERNAL, raw_data=b"x" * 300)
+        held.external_data.add(key="location", value=location)
+        held.external_data.add(key="offset", value="7")
+        return held
+
+    inner = GraphProto(initializer=[tensor("subgraph")])
+    attributes = [
+        AttributeProto(name="t", t=tensor("attribute")),
+        AttributeProto(name="ts", tensors=[tensor("first"), tensor("second")]),
+        AttributeProto(name="g", g=GraphProto(node=[NodeProto(attribute=[AttributeProto(name="g", g=inner)])])),
+    ]
+    graph = GraphProto(node=[NodeProto(attribute=attributes)], initializer=[tensor("initializer")])
+    sparse = graph.sparse_initializer.add()
+    sparse.values.CopyFrom(tensor("values"))
+    sparse.indices.CopyFrom(tensor("indices"))
+    model = ModelProto(graph=graph)
+    model.functions.add().node.add(attribute=[AttributeProto(name="f", t=tensor("function"))])
+    model.training_info.add().initialization.initializer.append(tensor("training"))
+    content: bytes = model.SerializeToString()
+    return content
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["attribute", "first", "function", "indices", "initializer", "second", "subgraph", "training", "values"],
+)
+def test_every_place_of_a_tensor_is_looked_at(place: str, tmp_path: Path) -> None:
+    """Weights outside are found wherever in a graph they are named, and are told from the others by their location."""
+    from hfcompress.runtimes.onnx_files import check_external_data
+
+    content = _everywhere()
+    (tmp_path / "model.onnx").write_bytes(content)
+    check_external_data(tmp_path)
+    value = bytes([18, len(place)])  # its second field, bytes of which there are so many
+    outside = f"../{place}"[: len(place)]  # as long as before, so that no count around it changes
+    spoiled = content.replace(value + place.encode(), value + outside.encode())
+    (tmp_path / "model.onnx").write_bytes(spoiled)
+    with pytest.raises(CheckpointError, match=f"model.onnx: got weights in '{outside}'"):
+        check_external_data(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 20, b"\x3a\xff\x01", b"\x3a", b"\x3b\x3c", b"\x3a\x05hello"])
+def test_what_is_no_graph(content: bytes, tmp_path: Path) -> None:
+    """A file that is no message of protocol buffers is refused by name."""
+    from hfcompress.runtimes.onnx_files import check_external_data
+
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model.onnx is not an ONNX graph: .*fetch the checkpoint again"):
+        check_external_data(tmp_path)

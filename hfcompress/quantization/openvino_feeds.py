@@ -11,10 +11,9 @@ import torch
 from openvino import Tensor
 from optimum.intel.openvino.modeling_visual_language import OVModelForVisualCausalLM
 from optimum.intel.openvino.quantization import InferRequestWrapper
-from transformers import AutoTokenizer
 
 from hfcompress.errors import DataError, QuantizationError
-from hfcompress.inputs import load_processor, row_inputs
+from hfcompress.inputs import load_processor, load_tokenizer, row_inputs
 from hfcompress.runtimes.openvino import load_stock
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class Pipeline:
         self._processor = load_processor(path)
         self._tokenizer = None
         if isinstance(self._stock, OVModelForVisualCausalLM):
-            self._tokenizer = AutoTokenizer.from_pretrained(path)
+            self._tokenizer = load_tokenizer(path)
         self.graphs: tuple[str, ...] = tuple(self._stock._ov_model_names)  # noqa: SLF001 - nowhere else are they named
 
     def inputs_of(self, graph: str, batch: dict[str, list[Any]]) -> list[dict[str, Any]]:

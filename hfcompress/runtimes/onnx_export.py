@@ -23,6 +23,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from hfcompress.anatomy import load_model, model_class
 from hfcompress.errors import QuantizationError
 from hfcompress.registry import EXPORTS
+from hfcompress.remote_code import is_trusted
 from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
 from hfcompress.runtimes.tasks import classes_of, described, modalities_of, model_types, tracing_shapes
 
@@ -187,7 +188,7 @@ def _by_optimum(way: Route, model: PreTrainedModel, path: Path, graphs: Path) ->
     """Export with optimum's own configuration, as its command line does."""
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = way.task.endswith(PAST)
-    preprocessors = maybe_load_preprocessors(str(path))
+    preprocessors = maybe_load_preprocessors(str(path), trust_remote_code=is_trusted(path))
     onnx_export_from_model(
         model,
         graphs,

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import mmap
+from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING
 
 import onnx
+from google.protobuf.message import DecodeError
 from onnx.external_data_helper import load_external_data_for_model
 
+from hfcompress.containment import is_contained
+from hfcompress.errors import CheckpointError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["EXTERNAL_DATA_BYTES", "remove_graph", "save_graph", "weights_bytes"]
+    from google.protobuf.descriptor import Descriptor
+
+__all__ = ["EXTERNAL_DATA_BYTES", "check_external_data", "remove_graph", "save_graph", "weights_bytes"]
 
 EXTERNAL_DATA_BYTES = 2**31 - 2**26
 """Protocol buffers hold less than 2 GiB, of which 64 MiB are left to the nodes; more weights lie beside the graph."""
 
 _SMALL_BYTES = 1024
 """Weights of fewer bytes stay in the graph: shapes and axes, which ONNX's own inference reads there."""
+
+_VARINT, _BYTES = 0, 2
+_FIXED = {1: 8, 5: 4}
+"""How protocol buffers write a field: as a number, as bytes behind their count, or in as many bytes as stand here."""
 
 
 def weights_bytes(model: onnx.ModelProto) -> int:
@@ -53,3 +66,88 @@ def remove_graph(path: Path) -> None:
 
 def _data(path: Path) -> Path:
     return path.with_name(f"{path.name}_data")
+
+
+def check_external_data(folder: Path) -> None:
+    """Make sure that the graphs in a folder keep their weights in it.
+
+    The graphs are not parsed, for that would take twice their weights of memory before the first of them is loaded.
+
+    Raises:
+        CheckpointError: A graph names a file elsewhere, or is not an ONNX graph.
+    """
+    for graph in sorted(path for path in folder.rglob("*.onnx") if path.is_file()):
+        for location in sorted(_locations(graph)):
+            named = PureWindowsPath(location)  # which knows the paths of POSIX too
+            elsewhere = "\0" in location or named.anchor or ".." in named.parts
+            if elsewhere or not is_contained(folder, graph.parent / location):
+                msg = (
+                    f"{graph}: got weights in {location!r}, expected a file beside the graph in {folder}, which "
+                    "no path and no link leads out of; fetch the checkpoint again from somebody you trust"
+                )
+                raise CheckpointError(msg)
+
+
+def _locations(graph: Path) -> set[str]:
+    """Return where the weights of a graph lie that are not in it, whichever part of it they belong to."""
+    if graph.stat().st_size == 0:
+        return set()
+    found: set[str] = set()
+    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        waiting: list[tuple[Descriptor, int, int]] = [(onnx.ModelProto.DESCRIPTOR, 0, len(content))]
+        try:
+            while waiting:
+                kind, start, end = waiting.pop()
+                for number, first, last in _messages(content, start, end):
+                    field = kind.fields_by_number.get(number)
+                    if field is None or field.message_type is None:
+                        continue
+                    if kind is onnx.TensorProto.DESCRIPTOR and field.name == "external_data":
+                        entry = onnx.StringStringEntryProto.FromString(content[first:last])
+                        found.update([entry.value] if entry.key == "location" else [])
+                    else:
+                        waiting.append((field.message_type, first, last))
+        except (DecodeError, IndexError, ValueError) as error:
+            msg = f"{graph} is not an ONNX graph: {error}; fetch the checkpoint again"
+            raise CheckpointError(msg) from error
+    return found
+
+
+def _messages(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield number, start and end of each field of a serialized message that can hold another message.
+
+    Raises:
+        ValueError: The bytes are no message.
+        IndexError: They end too early.
+    """
+    place = start
+    while place < end:
+        tag, place = _varint(content, place)
+        number, wire = tag >> 3, tag & 7
+        if wire == _BYTES:
+            length, place = _varint(content, place)
+            if place + length > end:
+                msg = f"field {number} at byte {place} is longer than what holds it"
+                raise ValueError(msg)
+            yield number, place, place + length
+            place += length
+        elif wire == _VARINT:
+            _, place = _varint(content, place)
+        elif wire in _FIXED:
+            place += _FIXED[wire]
+        else:
+            msg = f"field {number} at byte {place} has no type that protocol buffers know"
+            raise ValueError(msg)
+
+
+def _varint(content: mmap.mmap, place: int) -> tuple[int, int]:
+    """Return a number of seven bits a byte, the least of them first, and the place behind it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = content[place]
+        place += 1
+        value |= (byte & 127) << shift
+        if byte < 128:  # noqa: PLR2004 - the bit that says that more follow
+            return value, place
+    msg = f"a number at byte {place} has more than 64 bits"
+    raise ValueError(msg)

@@ -15,7 +15,9 @@ from hfcompress.errors import CheckpointError, QuantizationError
 from hfcompress.graph_names import ONNX_FOLDER
 from hfcompress.inputs import load_processor, with_masks
 from hfcompress.narrowing import with_record
+from hfcompress.remote_code import is_trusted
 from hfcompress.runtimes.onnx_export import export_graphs, export_task, is_dual_encoder, route
+from hfcompress.runtimes.onnx_files import check_external_data
 from hfcompress.runtimes.onnx_session import RUNTIME_ERRORS
 from hfcompress.runtimes.onnx_towers import Layout, lay_out, tower_graphs
 
@@ -157,13 +159,20 @@ def _is_towers(path: Path) -> bool:
 
 
 def _load(stock: type[ORTModel], path: Path, threads: int | None, **files: str) -> ORTModel:
+    check_external_data(path)  # not every version of ONNX Runtime stays in the folder
     options = onnxruntime.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = threads
         # idle workers that spin would slow down whatever runs beside this session
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return stock.from_pretrained(path, provider="CPUExecutionProvider", session_options=options, **files)
+        return stock.from_pretrained(
+            path,
+            provider="CPUExecutionProvider",
+            session_options=options,
+            trust_remote_code=is_trusted(path),
+            **files,
+        )
     except _REFUSALS as error:
         msg = f"{stock.__name__} cannot load {path}: {error}"
         raise CheckpointError(msg) from error

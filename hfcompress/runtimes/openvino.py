@@ -13,11 +13,12 @@ from optimum.exporters.tasks import TasksManager
 from optimum.intel.openvino import OVConfig, OVModelForCustomTasks
 from optimum.intel.openvino.modeling_visual_language import MODEL_TYPE_TO_CLS_MAPPING, OVModelForVisualCausalLM
 
-from hfcompress.anatomy import copy_processor, load_config, load_model, model_class
+from hfcompress.anatomy import copy_processor, has_own_classes, load_config, load_model, model_class
 from hfcompress.contracts import Checkpoint, Format, Model, Runtime
 from hfcompress.errors import CheckpointError, QuantizationError
 from hfcompress.inputs import load_processor
 from hfcompress.narrowing import with_record
+from hfcompress.remote_code import is_trusted
 from hfcompress.runtimes.openvino_proof import call, check_sample, first_words, inputs_of, sample
 from hfcompress.runtimes.tasks import classes_of, described, modalities_of, model_types, tracing_shapes
 
@@ -103,7 +104,11 @@ class OpenVino(Runtime):
                 model,
                 output,
                 task=way.task,
-                preprocessors=load_preprocessors(str(checkpoint.path), model_type=config.model_type),
+                preprocessors=load_preprocessors(
+                    str(checkpoint.path),
+                    trust_remote_code=is_trusted(checkpoint.path),
+                    model_type=config.model_type,
+                ),
                 ov_config=OVConfig(dtype="fp32"),
                 **tracing_shapes(config),
             )
@@ -151,7 +156,14 @@ def load_stock(
     settings = {"CACHE_DIR": ""} | ({} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)})
     settings |= {} if precision is None else {"INFERENCE_PRECISION_HINT": precision}
     try:
-        return stock.from_pretrained(str(path), export=False, compile=compiled, device="CPU", ov_config=settings)
+        return stock.from_pretrained(
+            str(path),
+            export=False,
+            compile=compiled,
+            device="CPU",
+            ov_config=settings,
+            trust_remote_code=is_trusted(path),
+        )
     except (OSError, *_REFUSALS) as error:
         msg = f"{stock.__name__} cannot load {path}: {error}"
         raise CheckpointError(msg) from error
@@ -163,6 +175,13 @@ def stock_export(config: PretrainedConfig) -> StockExport:
     Raises:
         QuantizationError: It has none; the text names what it does export.
     """
+    if has_own_classes(config):
+        msg = (
+            f"the classes of this {config.model_type!r} model are code of its own (`auto_map`), which optimum-intel "
+            "exports by fetching and running more code, from where no commit of the recipe pins it; quantize it with "
+            "`runtime: torchao`"
+        )
+        raise QuantizationError(msg)
     supported = _supported_tasks(config)
     architecture = model_class(config).__name__
     found = list(_candidates(config, architecture, supported))

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from optimum.intel.openvino.modeling_visual_language import MODEL_TYPE_TO_CLS_MAPPING, OVModelForVisualCausalLM
 from PIL import Image
-from transformers import AutoTokenizer
 
 from hfcompress.errors import QuantizationError
-from hfcompress.inputs import load_processor, with_masks
+from hfcompress.inputs import load_processor, load_tokenizer, with_masks
 from hfcompress.probes import find_probes
 from hfcompress.runtimes.equality import check_equal
 
@@ -127,7 +126,7 @@ def _prompt(model: PreTrainedModel, path: Path) -> dict[str, Any]:
         text=_TEXT,
         image=image,
         processor=load_processor(path),
-        tokenizer=AutoTokenizer.from_pretrained(path),
+        tokenizer=load_tokenizer(path),
         config=model.config,
     )
     return dict(inputs)
