@@ -35,7 +35,10 @@ def check_contained(folder: Path) -> None:
             raise CheckpointError(msg)
     for key, name in _named_files(folder).items():
         if not is_contained(folder, folder / name) and Path(name).exists():
-            msg = f"{folder / _TOKENIZER}: {key}: got {name!r}, expected the name of a file in the folder; {_ADVICE}"
+            msg = (
+                f"{folder / _TOKENIZER}: {key}: got {name!r}, expected the name of a file in the folder; {_ADVICE}, or "
+                "remove the key"
+            )
             raise CheckpointError(msg)
 
 
