@@ -119,11 +119,11 @@ def test_activations_that_are_constant(method: str, clip: Path, rows: datasets.D
 
 
 def test_graph_that_the_runtime_cannot_load(clip: Path, tmp_path: Path) -> None:
-    """A damaged graph is named by the class that was to load it."""
+    """A graph with an operator that the runtime does not know is named by the class that was to load it."""
     out = tmp_path / "out"
     hfcompress.quantize(clip, output=out, runtime="onnxruntime", mode="dynamic")
     (graph,) = (out / "onnx").iterdir()
-    graph.write_bytes(graph.read_bytes()[:1000])
+    graph.write_bytes(graph.read_bytes().replace(b"MatMulInteger", b"MatMulIntegex"))
     (out / "SHA256SUMS").unlink()  # which would tell of the damage first
     with pytest.raises(CheckpointError, match=r"^ORTModelForZeroShotImageClassification cannot load \S+/out: "):
         hfcompress.load(out)
