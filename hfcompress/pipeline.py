@@ -16,6 +16,7 @@ from hfcompress.errors import CheckpointError, DataError, HfcompressError, Missi
 from hfcompress.extras import require_extra
 from hfcompress.gates import check_gates
 from hfcompress.hub import Pushed, Source, download_weights, missing_bytes, resolve_model
+from hfcompress.imports import uncollected
 from hfcompress.ingredients import Ingredients
 from hfcompress.licenses import license_warning
 from hfcompress.measure import Evaluation, artifact_record, data_records, source_record
@@ -59,6 +60,7 @@ class Plan:
         return memory_bytes(self.forecasts)
 
 
+@uncollected()
 def plan(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()) -> Plan:
     """Say what a recipe will change, without reading any weights.
 
@@ -134,8 +136,9 @@ def run(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     folder = Path(output) if output is not None else default_output(recipe)
     check_output(folder)
-    with _placed(recipe, ("model",), "id"):
-        check_weights(Path(recipe.model.id))  # those of a folder: a plan takes seconds, this none
+    # what lies on this machine is looked at before the seconds that torch, transformers and a plan take
+    _check_folder(recipe)
+    rows = _load_data(recipe, local=True)
 
     progress.stage("plan")
     the_plan = plan(recipe)
@@ -143,7 +146,7 @@ def run(
         progress.note(note)
 
     progress.stage("load")
-    rows = _load_data(recipe)
+    rows |= _load_data(recipe, local=False)
     _refuse_seen_rows(recipe, rows)
     source = _load_source(recipe, the_plan.source)
 
@@ -211,18 +214,24 @@ def _notes(the_plan: Plan, push: Push | None) -> Iterator[str]:
         yield memory
 
 
+def _check_folder(recipe: Recipe) -> None:
+    """Make sure that a model that is a folder is what was written there, and that its weights can be opened."""
+    folder = Path(recipe.model.id)
+    if folder.is_dir():
+        with _placed(recipe, ("model",), "id"):
+            check_weights(folder)
+            verify_folder(folder)
+
+
 def _load_source(recipe: Recipe, source: Source) -> Checkpoint:
-    """Return the checkpoint that a run begins with, downloaded, and verified where it has checksums."""
+    """Return the checkpoint that a run begins with, downloaded."""
     with _placed(recipe, ("model",), "id"):
         require_space({source.path: missing_bytes(source)}, f"download the weights of {source.id}")
-        checkpoint = Checkpoint(download_weights(source, allow_pickle=recipe.model.allow_pickle), "transformers")
-        if not source.on_hub:
-            verify_folder(source.path)
-    return checkpoint
+        return Checkpoint(download_weights(source, allow_pickle=recipe.model.allow_pickle), "transformers")
 
 
-def _load_data(recipe: Recipe) -> dict[str, Rows]:
-    """Load every entry of `data`, with the columns that the tasks on it need.
+def _load_data(recipe: Recipe, *, local: bool) -> dict[str, Rows]:
+    """Load the entries of `data` that lie on this machine, or those that do not, with the columns that tasks need.
 
     Raises:
         RecipeError: A dataset, a split or a column does not exist; all such mistakes at once.
@@ -233,6 +242,8 @@ def _load_data(recipe: Recipe) -> dict[str, Rows]:
     rows: dict[str, Rows] = {}
     problems: list[Problem] = []
     for name, reference in recipe.data.items():
+        if reference.is_local != local:
+            continue
         try:
             # here, because the mistakes that are gathered do not tell what led to them
             with SpaceExplained(), _placed(recipe, ("data", name), "dataset"):

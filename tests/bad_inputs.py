@@ -27,7 +27,7 @@ import yaml
 from hfcompress.cli import main as hfcompress_main
 from tests import bad_files
 
-__all__ = ["FOLDER", "Case", "cases"]
+__all__ = ["FOLDER", "Case", "cases", "named", "prepare"]
 
 FOLDER = Path(__file__).parent / "bad"
 _QUICKSTART = Path(__file__).parents[1] / "recipes" / "quickstart"
@@ -64,7 +64,8 @@ def cases(file: Path) -> list[Case]:
     return [Case(**{"files": {}, "make": [], **row}) for row in rows]
 
 
-def _named(text: str) -> str:
+def named(text: str) -> str:
+    """Return a text with what `{clip}` and `{data}` stand for."""
     for name, path in _NAMES.items():
         text = text.replace(name, path)
     return text
@@ -78,13 +79,14 @@ def _tree(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-def _prepare(case: Case, folder: Path) -> None:
+def prepare(case: Case, folder: Path) -> None:
+    """Make the files of a case."""
     for name, text in {"good.yaml": _GOOD, **case.files}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(_named(text), encoding="utf-8")
+        (folder / name).write_text(named(text), encoding="utf-8")
     for step in case.make:
         for maker, arguments in step.items():
-            getattr(bad_files, maker)(folder, *(_named(a) if isinstance(a, str) else a for a in arguments))
+            getattr(bad_files, maker)(folder, *(named(a) if isinstance(a, str) else a for a in arguments))
 
 
 def run(case: Case) -> dict[str, Any]:
@@ -92,9 +94,9 @@ def run(case: Case) -> dict[str, Any]:
     told = {"out": io.StringIO(), "err": io.StringIO()}
     with tempfile.TemporaryDirectory(prefix="hfcompress-bad-") as name:
         folder = Path(name).resolve()
-        _prepare(case, folder)
+        prepare(case, folder)
         before = _tree(folder)
-        sys.argv = ["hfcompress", *map(_named, case.command)]
+        sys.argv = ["hfcompress", *map(named, case.command)]
         code: object = None
         start = time.perf_counter()
         os.chdir(folder)

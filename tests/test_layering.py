@@ -14,7 +14,7 @@ LAYERS = (
     {"redaction"},
     {"errors"},
     {"contracts"},
-    {"registry", "narrow_layers", "nibbles", "quantized", "graph_names", "rounding", "checksums", "shards"}
+    {"registry", "imports", "narrow_layers", "nibbles", "quantized", "graph_names", "rounding", "checksums", "shards"}
     | {"remote_code", "containment"},
     {"narrowing"},
     {
