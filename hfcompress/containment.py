@@ -14,6 +14,8 @@ from hfcompress.errors import CheckpointError
 __all__ = ["check_contained", "is_contained"]
 
 _TOKENIZER = "tokenizer_config.json"
+_FILES = frozenset({"vocab", "source_spm", "target_spm"})
+"""Files of tokenizers that do not say so in their names, as those of all others do with `_file`."""
 _UNREAD = frozenset({"special_tokens_map_file"})
 """A path of the machine that a tokenizer was saved on; transformers writes it and does not open it."""
 
@@ -34,7 +36,8 @@ def check_contained(folder: Path) -> None:
             )
             raise CheckpointError(msg)
     for key, name in _named_files(folder).items():
-        if not is_contained(folder, folder / name) and Path(name).exists():
+        # a relative one too is opened from the current folder, not from the checkpoint's
+        if not is_contained(folder, Path(name)) and Path(name).exists():
             msg = (
                 f"{folder / _TOKENIZER}: {key}: got {name!r}, expected the name of a file in the folder; {_ADVICE}, or "
                 "remove the key"
@@ -70,5 +73,8 @@ def _named_files(folder: Path) -> dict[str, str]:
     return {
         key: value
         for key, value in values.items()
-        if key.endswith("_file") and key not in _UNREAD and isinstance(value, str) and "\0" not in value
+        if (key.endswith("_file") or key in _FILES)
+        and key not in _UNREAD
+        and isinstance(value, str)
+        and "\0" not in value
     }

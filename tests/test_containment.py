@@ -116,13 +116,24 @@ def test_blobs_that_are_a_link(in_cache: Callable[[Path], Path], clip: Path, tmp
     assert not is_contained(snapshot, snapshot / "config.json")
 
 
-@pytest.mark.parametrize("key", ["tokenizer_file", "vocab_file"])
+@pytest.mark.parametrize("key", ["tokenizer_file", "vocab_file", "vocab", "source_spm"])
 def test_tokenizer_that_names_another_file(key: str, copy: Path, tmp_path: Path) -> None:
     """A tokenizer's configuration that names a file outside, as transformers 4 would open it, is refused by key."""
     file = copy / "tokenizer_config.json"
     values = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps({**values, key: str(tmp_path / "secret.bin")}), encoding="utf-8")
     with pytest.raises(CheckpointError, match=rf"tokenizer_config.json: {key}: got '.*secret.bin'"):
+        load_config(copy)
+
+
+def test_tokenizer_that_names_a_file_of_the_current_folder(copy: Path, here: Path) -> None:
+    """A relative name is one in the current folder, as transformers 4 takes it, whatever the checkpoint holds."""
+    (here / "vocab.json").write_text("{}", encoding="utf-8")
+    assert (copy / "vocab.json").is_file()
+    file = copy / "tokenizer_config.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**values, "vocab_file": "vocab.json"}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"tokenizer_config.json: vocab_file: got 'vocab.json'"):
         load_config(copy)
 
 
