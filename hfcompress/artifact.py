@@ -23,13 +23,16 @@ CARD_NAME = "README.md"
 
 
 def describe(report: Report, folder: Path) -> None:
-    """Write what tells about an artifact: `report.json`, the recipe as run, the pictures and the card."""
-    report.save(folder)
+    """Write what tells about an artifact: the recipe as run, the pictures, the card, and `report.json`.
+
+    The report comes last: what it says is then true of the card too, also where something ended this before.
+    """
     (folder / RECIPE_NAME).write_text(report.recipe.text, encoding="utf-8")
     shutil.rmtree(folder / "assets", ignore_errors=True)
     (folder / "assets").mkdir()
     pictures = draw_pictures(report, folder)
     (folder / CARD_NAME).write_text(render_card(report, pictures), encoding="utf-8")
+    report.save(folder)
 
 
 def name_repository(folder: Path, repo: str) -> None:

@@ -12,6 +12,7 @@ from hfcompress.hub import full_name, plan_push, push_folder
 from hfcompress.redaction import holds_token
 from hfcompress.report import FILE_NAME, Report
 from hfcompress.snippet import is_repo_id
+from hfcompress.space import SpaceExplained
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,11 +50,13 @@ def publish(
         PushError: The Hub refused or could not be reached, or holds other bytes than were sent.
         CheckpointError: There is no such folder, its report cannot be read, it holds a symbolic link, or a file is not
             what its `SHA256SUMS` tells.
+        SpaceError: The disk is full where the report and the card are to be written.
     """
     repo = _checked(folder, repo, create_pr=create_pr, revision=revision, message=message)
     if _is_artifact(folder):
         try:
-            name_repository(folder, repo)
+            with SpaceExplained():
+                name_repository(folder, repo)
         except OSError as error:
             msg = (
                 f"{folder} cannot be written: {error.strerror}; its report and card are to name {repo}: push a copy "

@@ -135,6 +135,8 @@ def test_card_that_cannot_be_written(hub: LoopbackHub, artifact: Path) -> None:
         UsageError, match=r"artifact cannot be written: Is a directory; its report and card are to name"
     ):
         hfcompress.push(artifact, "alice/unnamed")
+    with pytest.raises(UsageError, match=r"artifact cannot be written: Is a directory"):
+        hfcompress.push(artifact, "alice/unnamed")
     assert hub.requests == []
 
 
