@@ -185,13 +185,20 @@ def test_parts_of_a_configuration(clip: Path, mark: Path, tmp_path: Path) -> Non
     assert not mark.exists()
 
 
-def test_own_class_of_a_stock_name(clip: Path, mark: Path, tmp_path: Path) -> None:
-    """A trusted class that has the name of a stock one is taken, as transformers does; untrusted, the stock one is."""
+@pytest.fixture
+def own_clip(clip: Path, mark: Path, tmp_path: Path) -> Path:
+    """Return a checkpoint with code of its own whose class and model type have the names of stock ones."""
     folder = shutil.copytree(clip, tmp_path / "named")
     code = MODEL.replace("OwnConfig(CLIPConfig)", "CLIPConfig(CLIPConfig)").replace("OwnModel(", "CLIPModel(")
     code = code.replace("config_class = OwnConfig", "config_class = CLIPConfig").replace("own-clip", "clip")
     (folder / "own.py").write_text(code.format(mark=str(mark)), encoding="utf-8")
     change(folder / "config.json", auto_map={"AutoConfig": "own.CLIPConfig", "AutoModel": "own.CLIPModel"})
+    return folder
+
+
+def test_own_class_of_a_stock_name(own_clip: Path, mark: Path) -> None:
+    """A trusted class that has the name of a stock one is taken, as transformers does; untrusted, the stock one is."""
+    folder = own_clip
     assert model_class(load_config(folder)).__module__.startswith("transformers.models")
     assert not has_own_classes(load_config(folder))
     assert not mark.exists()
@@ -287,6 +294,16 @@ def test_own_model_is_not_exported(
     """Exporters that know no model of own code refuse it in the plan, before any weights are read."""
     with pytest.raises(RecipeError, match=expected):
         run(write, own_model, tmp_path / "out", {"use": "quantize", "runtime": runtime, "mode": mode})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.onnxruntime
+def test_own_class_of_a_stock_name_is_not_exported(own_clip: Path, write: Write, tmp_path: Path) -> None:
+    """A model of own code is not taken for the stock one whose type it names."""
+    with pytest.raises(
+        RecipeError, match=r"the classes of this 'clip' model are code of its own .* describes the stock"
+    ):
+        run(write, own_clip, tmp_path / "out", {"use": "quantize", "runtime": "onnxruntime", "mode": "dynamic"})
     assert not (tmp_path / "out").exists()
 
 

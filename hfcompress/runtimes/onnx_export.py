@@ -20,7 +20,7 @@ from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneratio
 from optimum.utils.save_utils import maybe_load_preprocessors
 from transformers.modeling_outputs import BaseModelOutput
 
-from hfcompress.anatomy import load_model, model_class
+from hfcompress.anatomy import has_own_classes, load_model, model_class
 from hfcompress.errors import QuantizationError
 from hfcompress.registry import EXPORTS
 from hfcompress.remote_code import is_trusted
@@ -110,6 +110,12 @@ def route(config: PretrainedConfig) -> Route:
     if config.model_type in EXPORTS and (export := EXPORTS.get(config.model_type)(config)) is not None:
         return Route(export.task, getattr(optimum.onnxruntime, export.stock_class), export)
     supported = _supported_tasks(config)
+    if has_own_classes(config):
+        msg = (
+            f"the classes of this {config.model_type!r} model are code of its own (`auto_map`), and optimum's ONNX "
+            "exporter describes the stock class alone; quantize it with `runtime: torchao`"
+        )
+        raise QuantizationError(msg)
     ways = (*_by_class(config, supported), *_by_task(config, supported))
     found = [way for way in ways if _takes_everything(config, way.task)]
     if not found:
