@@ -60,7 +60,6 @@ class Plan:
         return memory_bytes(self.forecasts)
 
 
-@uncollected()
 def plan(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()) -> Plan:
     """Say what a recipe will change, without reading any weights.
 
@@ -69,14 +68,21 @@ def plan(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[st
             it, or a step needs an extra that is not installed.
         HubError: The Hub refused or could not be reached.
     """
-    from hfcompress.anatomy import dtype_of, load_config, meta_model
-    from hfcompress.quantized import require_float
-
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     steps = [spec.build() for spec in recipe.steps]
     _require_extras(recipe, steps)
     with _placed(recipe, ("model",), "id"):
         source = resolve_model(recipe.model.id, recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code)
+    return Plan(source, _forecasts(recipe, source, steps))
+
+
+@uncollected()
+def _forecasts(recipe: Recipe, source: Source, steps: Sequence[Step]) -> tuple[Forecast, ...]:
+    """Return what the source is and what each step makes of it."""
+    from hfcompress.anatomy import dtype_of, load_config, meta_model
+    from hfcompress.quantized import require_float
+
+    with _placed(recipe, ("model",), "id"):
         config = load_config(source.path)
         parameters = meta_model(config).num_parameters()
     forecasts = [Forecast(config, "transformers", parameters, dtype_of(config).itemsize * parameters)]
@@ -86,7 +92,7 @@ def plan(recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[st
             forecasts.append(step.forecast(forecasts[-1]))
         except HfcompressError as error:
             raise _at(recipe, ("steps", index), error) from error
-    return Plan(source, tuple(forecasts))
+    return tuple(forecasts)
 
 
 def _require_extras(recipe: Recipe, steps: Sequence[Step]) -> None:
