@@ -97,10 +97,10 @@ def load_config(path: Path) -> PretrainedConfig:
     Raises:
         CheckpointError: There is none, transformers cannot read it, or something in the folder leads out of it.
     """
-    check_contained(path)
     if not (path / "config.json").is_file():
         msg = f"{path} holds no config.json, so it is not a checkpoint; give a folder that `save_pretrained` wrote"
         raise CheckpointError(msg)
+    check_contained(path)
     try:
         if not isinstance(json.loads((path / "config.json").read_bytes()), dict):
             msg = f"{path / 'config.json'}: expected a JSON object with the key model_type; fetch the checkpoint again"

@@ -64,9 +64,8 @@ def load_processor(path: Path) -> ProcessorMixin:
     except Exception as error:
         if type(error) is not Exception and not isinstance(error, _REFUSALS):  # tokenizers raises `Exception` itself
             raise
-        refused = REFUSAL if wants_code(path) and not is_trusted(path) else None
-        why = _broken_file(path) or refused or error
-        msg = f"no processor can be loaded from {path}: {why}"
+        refused = f"; {REFUSAL}" if wants_code(path) and not is_trusted(path) else ""
+        msg = f"no processor can be loaded from {path}: {_broken_file(path) or f'{error}{refused}'}"
         raise CheckpointError(msg) from error
     return processor
 
