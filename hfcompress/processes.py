@@ -11,6 +11,7 @@ waits for a process that has failed, and the main process tells what went wrong.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -57,14 +58,12 @@ class _Group:
         rank: The number of this one; 0 is the main process.
         is_led: Whether the others wait for what the main process wants to run.
         is_together: Whether all of them run the same function now.
-        is_broken: Whether one of them is gone.
     """
 
     count: int = 1
     rank: int = 0
     is_led: bool = False
     is_together: bool = False
-    is_broken: bool = False
 
 
 _group = _Group()
@@ -130,8 +129,6 @@ def led(program: Callable[[], T]) -> T:
         return _lead(program) if _group.rank == 0 else _serve()
     finally:
         _group.is_led = False
-        if _group.is_broken:
-            _leave()
 
 
 def led_by_main(program: Callable[P, T]) -> Callable[P, T]:
@@ -233,13 +230,16 @@ def _join() -> None:
 
     state = PartialState(cpu=True, timeout=_PATIENCE)
     _group.count, _group.rank, _group.is_led = state.num_processes, state.process_index, True
+    atexit.register(_leave)
 
 
 def _leave() -> None:
-    """Part from the other processes before the interpreter ends, which would abort where one of them is gone."""
-    from accelerate import PartialState
+    """Part from the other processes before the interpreter ends: torch's threads for them abort an end they outlive."""
+    atexit.unregister(_leave)  # of each time that this process joined
+    import torch.distributed
 
-    PartialState().destroy_process_group()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _lead(program: Callable[[], T]) -> T:
@@ -325,7 +325,6 @@ def _connected() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        _group.is_broken = True
         msg = (
             f"process {_group.rank} of {_group.count} lost another one, which ended without an error of its own; its "
             f"memory may not suffice for so many processes: {error}"
