@@ -24,6 +24,7 @@ from rich.console import Console
 
 from hfcompress.cache_commands import cache_app
 from hfcompress.errors import CheckpointError, GateError, HfcompressError, NotOnHubError, PushError, UsageError
+from hfcompress.imports import start_uncollected
 from hfcompress.processes import launched, led, lone_launch
 from hfcompress.redaction import readable
 
@@ -47,6 +48,8 @@ app = typer.Typer(
 app.add_typer(cache_app, name="cache")
 _stderr = Console(stderr=True)
 _INTERRUPTED = 130
+_IMPORTS_S = 6.0
+"""The first seconds of a command: torch, transformers and datasets are imported in them, here and on slower machines."""
 _LONE_LAUNCH = (
     "accelerate launch --cpu starts one process, whatever --num_processes says, unless it is given mpirun. "
     "For several, on this machine's processors too, type --multi_gpu in place of --cpu."
@@ -341,6 +344,7 @@ def schema() -> None:
 
 def main() -> NoReturn:
     """Run the command line, in the main process where there are several, and leave with its exit code."""
+    start_uncollected(_IMPORTS_S)
     if lone_launch():
         _tell(_LONE_LAUNCH)
     if launched():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["uncollected"]
+__all__ = ["start_uncollected", "uncollected"]
 
 
 @contextmanager
@@ -26,3 +27,14 @@ def uncollected() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def start_uncollected(seconds: float) -> None:
+    """Let no garbage be collected in the first seconds of a program, most of which imports take.
+
+    What runs longer works with large tensors, whose cycles must not pile up.
+    """
+    gc.disable()
+    again = threading.Timer(seconds, gc.enable)
+    again.daemon = True
+    again.start()
