@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import json
 import logging
 import os
@@ -349,7 +350,9 @@ def main() -> NoReturn:
         _tell(_LONE_LAUNCH)
     if launched():
         _quiet()
-    sys.exit(led(_invoke))
+    code = led(_invoke)
+    gc.freeze()  # the interpreter would look for garbage in all that was imported before it ends, for most of a second
+    sys.exit(code)
 
 
 def _invoke() -> int:
