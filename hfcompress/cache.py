@@ -3,7 +3,7 @@
 ::
 
     CACHE/entries/KEY/manifest.json    what the entry is, and the SHA-256 of each of its files
-    CACHE/entries/KEY/files/...        the result: a checkpoint folder, the predictions of a model, or converted weights
+    CACHE/entries/KEY/files/...        the result: a checkpoint folder, or the predictions of a model
     CACHE/partial/KEY...               an entry that is being written, read or removed
     CACHE/locks/KEY.lock               held by whoever makes, reads or removes the entry
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["About", "Cache", "Entry", "Kind", "cache_home"]
 
-Kind = Literal["step", "predictions", "weights"]
+Kind = Literal["step", "predictions"]
 _SCHEMA_VERSION: Final = 1
 _MANIFEST = "manifest.json"
 _FILES = "files"
@@ -58,7 +58,7 @@ class About:
     """What a result is.
 
     Attributes:
-        kind: A step's checkpoint, a model's predictions, or the weights of a source in safetensors, from a pickle.
+        kind: A step's checkpoint, or a model's predictions.
         title: The step or the task ("prune").
         model: The model it began with.
         seconds: How long it took to make.
@@ -181,10 +181,6 @@ class Cache:
             remove(self._partial / key)
             move(self._entries / key, self._partial / key)
             remove(self._partial / key)
-
-    def files(self, key: str) -> Path:
-        """Return the folder with an entry's files, where they stay until the entry is removed."""
-        return self._entries / key / _FILES
 
     def check(self, key: str) -> None:
         """Read all of an entry and compare it with its manifest; the caller holds it.

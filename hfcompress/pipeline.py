@@ -15,7 +15,7 @@ from hfcompress.data import load_rows
 from hfcompress.errors import CheckpointError, DataError, HfcompressError, MissingExtraError, NotOnHubError, RecipeError
 from hfcompress.extras import require_extra
 from hfcompress.gates import check_gates
-from hfcompress.hub import Pushed, Source, download_weights, missing_bytes, resolve_model
+from hfcompress.hub import Pushed, Source, download_weights, resolve_model
 from hfcompress.imports import uncollected
 from hfcompress.ingredients import Ingredients
 from hfcompress.licenses import license_warning
@@ -154,11 +154,12 @@ def run(
     progress.stage("load")
     rows |= _load_data(recipe, local=False)
     _refuse_seen_rows(recipe, rows)
-    source = _load_source(recipe, the_plan.source)
 
     ingredients = Ingredients(the_plan.source, recipe.model, rows)
     reuse = Reuse(Cache(cache_home()) if cache else None, the_plan.source.id, progress)
     with staging(folder) as scratch:
+        source = _load_source(recipe, the_plan.source, scratch)
+
         progress.stage("evaluate the source")
         evaluation = Evaluation(recipe, rows, ingredients, reuse)
         evaluation.take_source(source)
@@ -229,11 +230,11 @@ def _check_folder(recipe: Recipe) -> None:
             verify_folder(folder)
 
 
-def _load_source(recipe: Recipe, source: Source) -> Checkpoint:
+def _load_source(recipe: Recipe, source: Source, scratch: Path) -> Checkpoint:
     """Return the checkpoint that a run begins with, downloaded."""
     with _placed(recipe, ("model",), "id"):
-        require_space({source.path: missing_bytes(source)}, f"download the weights of {source.id}")
-        return Checkpoint(download_weights(source, allow_pickle=recipe.model.allow_pickle), "transformers")
+        converted = scratch / "source" if recipe.model.allow_pickle else None
+        return Checkpoint(download_weights(source, converted), "transformers")
 
 
 def _load_data(recipe: Recipe, *, local: bool) -> dict[str, Rows]:

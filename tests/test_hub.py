@@ -10,7 +10,9 @@ from huggingface_hub import constants
 
 import hfcompress
 from hfcompress.errors import CheckpointError, HubError, NotOnHubError, RecipeError
-from hfcompress.hub import content_revision, download_weights, missing_bytes, resolve_dataset, resolve_model
+from hfcompress.hub import content_revision, download_weights, resolve_dataset, resolve_model
+from hfcompress.hub.pickles import WEIGHTS
+from hfcompress.hub.pull import missing_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,16 +80,16 @@ def test_bytes_to_download(hub: LoopbackHub, clip: Path, tmp_path: Path) -> None
     folder = shutil.copytree(clip, tmp_path / "alike")
     hub.add_repo("alice/alike", folder)
     source = resolve_model("alice/alike", "main")
-    assert missing_bytes(resolve_model(str(clip), "main")) == 0
-    assert missing_bytes(source) == (clip / "model.safetensors").stat().st_size
+    assert missing_bytes(resolve_model(str(clip), "main"), WEIGHTS) == 0
+    assert missing_bytes(source, WEIGHTS) == (clip / "model.safetensors").stat().st_size
     download_weights(source)
-    assert missing_bytes(source) == 0
+    assert missing_bytes(source, WEIGHTS) == 0
 
     (folder / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
     hfcompress.push(folder, "alice/alike")
     moved = resolve_model("alice/alike", "main")
     assert moved.revision != source.revision
-    assert missing_bytes(moved) == 0
+    assert missing_bytes(moved, WEIGHTS) == 0
 
 
 def test_folder_has_a_fingerprint(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_run_from_a_warm_cache_offline(
     assert hub.requests == []
 
 
-def test_pickle_needs_leave(pickled: Path, hub: LoopbackHub) -> None:
+def test_pickle_needs_leave(pickled: Path, hub: LoopbackHub, tmp_path: Path) -> None:
     """Pickle weights are not read unless the recipe says so, and are safetensors with the same values then."""
     hub.add_repo("acme/pickled", pickled)
     source = resolve_model("acme/pickled", "main")
@@ -220,11 +220,24 @@ def test_pickle_needs_leave(pickled: Path, hub: LoopbackHub) -> None:
     ):
         download_weights(source)
     assert not [request for request in hub.requests if request.path.endswith(".bin")]
-    folder = download_weights(source, allow_pickle=True)
+    folder = download_weights(source, tmp_path / "converted")
+    assert folder == tmp_path / "converted"
     written, original = load_file(folder / "model.safetensors"), torch.load(pickled / "pytorch_model.bin")
     assert all(torch.equal(original[name], tensor) for name, tensor in written.items())
     assert not list(folder.glob("*.bin"))
-    assert download_weights(source, allow_pickle=True) == folder
+    assert (folder / "tokenizer.json").read_bytes() == (pickled / "tokenizer.json").read_bytes()
+
+
+def test_run_on_a_pickle(pickled: Path, clip: Path, write: Write, tmp_path: Path) -> None:
+    """A pickle that a recipe allows is compressed as the same weights in safetensors are, and leaves nothing behind."""
+    model = {"id": str(pickled), "allow_pickle": True}
+    for name, wanted in (("pickle", model), ("safetensors", {"id": str(clip)})):
+        hfcompress.run(write(model=wanted), output=tmp_path / name, cache=False)
+    made, expected = (tmp_path / name for name in ("pickle", "safetensors"))
+    assert (made / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+    assert sorted(file.name for file in made.rglob("*")) == sorted(file.name for file in expected.rglob("*"))
+    assert not (tmp_path / ".pickle.partial").exists()
+    assert not list(pickled.glob("*.safetensors"))
 
 
 class _Harmful:
@@ -237,7 +250,7 @@ def test_pickle_with_code(pickled: Path, here: Path) -> None:
     """A pickle that holds more than tensors is refused, and what it holds does not run."""
     torch.save({"weight": _Harmful()}, pickled / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"^the pickle weights in .+ cannot be read as tensors alone: "):
-        download_weights(resolve_model(str(pickled), "main"), allow_pickle=True)
+        download_weights(resolve_model(str(pickled), "main"), here / "converted")
     assert not (here / "harmed").exists()
 
 

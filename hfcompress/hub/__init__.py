@@ -7,7 +7,6 @@ from hfcompress.hub.pull import (
     download_all,
     download_weights,
     drop_damaged,
-    missing_bytes,
     resolve_dataset,
     resolve_model,
 )
@@ -26,7 +25,6 @@ __all__ = [
     "download_weights",
     "drop_damaged",
     "full_name",
-    "missing_bytes",
     "plan_push",
     "push_folder",
     "repeated",

@@ -2,59 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import shutil
-import time
 from typing import TYPE_CHECKING
 
-from hfcompress.cache import About, Cache, cache_home
-from hfcompress.errors import CheckpointError, CorruptEntryError
+from hfcompress.errors import CheckpointError
+from hfcompress.space import require_space
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PICKLES", "WEIGHTS", "as_safetensors"]
+__all__ = ["PICKLES", "WEIGHTS", "write_safetensors"]
 
 WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors"]
 PICKLES = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 
 
-def as_safetensors(folder: Path, revision: str) -> Path:
-    """Return a folder with the same checkpoint in safetensors, an entry of the cache that is made once for a revision.
-
-    One that was damaged since is made again.
+def write_safetensors(folder: Path, output: Path) -> None:
+    """Write a checkpoint whose weights are in `pytorch_model.bin`, or in its shards, once more in safetensors.
 
     Args:
-        folder: Checkpoint with `pytorch_model.bin`, or with its shards.
-        revision: Commit or fingerprint of the checkpoint.
+        folder: The checkpoint.
+        output: A folder that does not exist yet.
 
     Raises:
         CheckpointError: The file holds more than tensors, or not those of the configuration.
-        CacheError: The result cannot be kept.
+        SpaceError: There is too little room for the weights.
     """
-    cache = Cache(cache_home())
-    key = hashlib.sha256(f"safetensors of {revision}".encode()).hexdigest()
-    with cache.hold(key, waiting=lambda _: None):
-        if key in cache.keys():  # noqa: SIM118 - no dictionary
-            try:
-                cache.check(key)
-            except CorruptEntryError:
-                cache.drop(key)
-            else:
-                return cache.files(key)
-        start = time.perf_counter()
-        with cache.workspace(key) as written:
-            _convert(folder, written)
-            seconds = round(time.perf_counter() - start, 1)
-            cache.store(key, written, About("weights", "safetensors", _name(folder), seconds))
-    return cache.files(key)
-
-
-def _convert(folder: Path, written: Path) -> None:
-    """Write a checkpoint in safetensors into an empty folder."""
     from hfcompress.anatomy import load_config, model_class
 
+    size = sum(file.stat().st_size for pattern in PICKLES for file in folder.glob(pattern))
+    require_space({output: size}, "write the weights of the pickle in safetensors")
     config = load_config(folder)
     try:
         model, loading = model_class(config).from_pretrained(
@@ -66,15 +44,8 @@ def _convert(folder: Path, written: Path) -> None:
     if missing := [*loading["missing_keys"], *loading["mismatched_keys"]]:
         msg = f"the weights in {folder} are incomplete: {len(missing)} tensors are missing, {missing[0]} first"
         raise CheckpointError(msg)
-    model.save_pretrained(written)
+    model.save_pretrained(output)
     for file in folder.iterdir():
-        if file.is_file() and not file.name.startswith("pytorch_model") and not (written / file.name).exists():
-            shutil.copyfile(file, written / file.name)
-    shutil.copyfile(folder / "config.json", written / "config.json")
-
-
-def _name(folder: Path) -> str:
-    """Return the repository that a snapshot of the client's cache is of, or the name of a folder."""
-    if folder.parent.name != "snapshots":
-        return folder.name
-    return folder.parents[1].name.removeprefix("models--").replace("--", "/")
+        if file.is_file() and not file.name.startswith("pytorch_model") and not (output / file.name).exists():
+            shutil.copyfile(file, output / file.name)
+    shutil.copyfile(folder / "config.json", output / "config.json")

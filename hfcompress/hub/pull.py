@@ -17,11 +17,12 @@ from hfcompress.errors import CheckpointError, HubError
 from hfcompress.hub.conversion import conversion
 from hfcompress.hub.descriptions import absent_bytes, described
 from hfcompress.hub.explanations import explained
-from hfcompress.hub.pickles import PICKLES, WEIGHTS, as_safetensors
+from hfcompress.hub.pickles import PICKLES, WEIGHTS, write_safetensors
 from hfcompress.hub.references import keep_commit, keep_conversion, kept_commit, kept_conversion, storage
 from hfcompress.hub.retries import repeated
 from hfcompress.hub.verification import is_blob_intact
 from hfcompress.remote_code import trust, wants_code
+from hfcompress.space import require_space
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,32 +118,36 @@ def resolve_model(name: str, revision: str, *, trust_remote_code: bool = False) 
     return Source(name, sha, folder, on_hub=True, remote_code=own, converted=converted, **_license(folder))
 
 
-def download_weights(source: Source, *, allow_pickle: bool = False) -> Path:
-    """Return the folder with the weights in it, fetching them where they are not there yet.
+def download_weights(source: Source, converted: Path | None = None) -> Path:
+    """Return the folder with the weights in it, in safetensors, fetching them where they are not there yet.
 
     Args:
         source: The model.
-        allow_pickle: Whether weights may come from `pytorch_model.bin` where there are no safetensors. They are then
-            in another folder, in safetensors.
+        converted: Where weights may come from `pytorch_model.bin` if there are no safetensors: the folder, which does
+            not exist yet, to which they are then written in safetensors.
 
     Raises:
         HubError: The Hub refused or could not be reached, or gave other bytes than it describes.
         CheckpointError: There are no weights that may be read.
+        SpaceError: There is too little room for them.
     """
     if source.on_hub:
+        require_space({source.path: missing_bytes(source, WEIGHTS)}, f"download the weights of {source.id}")
         _fetched(source.id, source.revision, [*_LIGHT, *WEIGHTS])
     if not _holds(source.path, WEIGHTS):
-        if allow_pickle:
+        if converted is not None:
             if source.on_hub:
+                require_space({source.path: missing_bytes(source, PICKLES)}, f"download the weights of {source.id}")
                 _fetched(source.id, source.revision, [*_LIGHT, *PICKLES])
             if _holds(source.path, PICKLES):
-                return as_safetensors(source.path, source.revision)
+                write_safetensors(source.path, converted)
+                return converted
         where = f"the cache's copy of {source.id}" if source.on_hub and constants.HF_HUB_OFFLINE else source.id
         hint = "; unset HF_HUB_OFFLINE to fetch what is missing" if where != source.id else ""
-        pickles = " or pytorch_model.bin" if allow_pickle else ""
+        pickles = "" if converted is None else " or pytorch_model.bin"
         hint = hint or (
             ""
-            if allow_pickle
+            if converted is not None
             else ": look on its page for a pull request that adds them, and name it with `revision: refs/pr/...`; or "
             "allow pytorch_model.bin with `allow_pickle: true` under the recipe's `model`"
         )
@@ -151,16 +156,16 @@ def download_weights(source: Source, *, allow_pickle: bool = False) -> Path:
     return source.path
 
 
-def missing_bytes(source: Source) -> int:
-    """Return how many bytes of a source's weights are still to be downloaded; in offline mode there are none to come.
+def missing_bytes(source: Source, patterns: Sequence[str]) -> int:
+    """Return how many bytes of files that match are still to be downloaded; in offline mode there are none to come.
 
     Raises:
         HubError: The Hub refused or could not be reached.
     """
     if not source.on_hub or constants.HF_HUB_OFFLINE:
         return 0
-    weights = filter_repo_objects(described(source.id, "model", source.revision), allow_patterns=WEIGHTS)
-    return absent_bytes(source.id, "model", source.revision, weights)
+    files = filter_repo_objects(described(source.id, "model", source.revision), allow_patterns=[*patterns])
+    return absent_bytes(source.id, "model", source.revision, files)
 
 
 def download_all(source: Source) -> Path:
@@ -168,8 +173,10 @@ def download_all(source: Source) -> Path:
 
     Raises:
         HubError: The Hub refused or could not be reached, or gave other bytes than it describes.
+        SpaceError: There is too little room for it.
     """
     if source.on_hub:
+        require_space({source.path: missing_bytes(source, ["*"])}, f"download {source.id}")
         _fetched(source.id, source.revision, None)
     return source.path
 
