@@ -12,10 +12,18 @@ from hfcompress.chain import Chain
 from hfcompress.checksums import verify_folder, write_manifest
 from hfcompress.contracts import Checkpoint, Forecast, Progress
 from hfcompress.data import load_rows
-from hfcompress.errors import CheckpointError, DataError, HfcompressError, MissingExtraError, NotOnHubError, RecipeError
+from hfcompress.errors import (
+    CheckpointError,
+    DataError,
+    HfcompressError,
+    MissingExtraError,
+    NotOnHubError,
+    PushError,
+    RecipeError,
+)
 from hfcompress.extras import require_extra
 from hfcompress.gates import check_gates
-from hfcompress.hub import Pushed, Source, download_weights, resolve_model
+from hfcompress.hub import Pushed, Source, download_weights, full_name, resolve_model
 from hfcompress.imports import uncollected
 from hfcompress.ingredients import Ingredients
 from hfcompress.licenses import license_warning
@@ -150,6 +158,7 @@ def run(
     the_plan = plan(recipe)
     for note in _notes(the_plan, recipe.push if push else None):
         progress.note(note)
+    repo = _repository(recipe) if push else None
 
     progress.stage("load")
     rows |= _load_data(recipe, local=False)
@@ -180,14 +189,13 @@ def run(
         measurements = (*costs.measurements, *quality)
         gates = check_gates(recipe.gates, measurements, costs.details.reason)
         held = all(gate.held for gate in gates)
-        pushing = push and held and recipe.push is not None
         report = Report(
             source=source_record(the_plan.source, the_plan.forecasts[0]),
             recipe=RecipeRecord.of(recipe.text),
             steps=taken.records,
             measurements=measurements,
             gates=gates,
-            artifact=artifact_record(recipe, artifact, recipe.push.repo if pushing and recipe.push else None),
+            artifact=artifact_record(recipe, artifact, repo if held else None),
             environment=costs.environment,
             towers=costs.towers,
             cost_details=costs.details,
@@ -199,9 +207,9 @@ def run(
         write_manifest(artifact.path)
         describe(report, artifact.path)
 
-    if pushing and recipe.push is not None:
+    if held and repo is not None and recipe.push is not None:
         progress.stage("push")
-        pushed = _push(recipe, folder)
+        pushed = _push(recipe.push, repo, folder)
         progress.note(f"pushed to {pushed.url}" if pushed.files else f"nothing changed, so no commit: {pushed.url}")
     return report
 
@@ -287,16 +295,27 @@ def _refuse_seen_rows(recipe: Recipe, rows: Mapping[str, Rows]) -> None:
         raise RecipeError(problems)
 
 
-def _push(recipe: Recipe, folder: Path) -> Pushed:
-    wanted = recipe.push
-    if wanted is None:
-        msg = "the recipe has no push block"
-        raise ValueError(msg)
+def _repository(recipe: Recipe) -> str | None:
+    """Return `owner/name` of the repository that the artifact is to be pushed to, if it is to be pushed.
+
+    Raises:
+        RecipeError: No owner is named, and the Hub does not tell who the user is.
+    """
+    if recipe.push is None:
+        return None
+    try:
+        return full_name(recipe.push.repo)
+    except PushError as error:
+        problem = recipe.problem(("push", "repo"), f"it names no owner, who is the user then: {error}")
+        raise RecipeError([problem]) from error
+
+
+def _push(wanted: Push, repo: str, folder: Path) -> Pushed:
     from hfcompress.publication import publish
 
     return publish(
         folder,
-        wanted.repo,
+        repo,
         private=wanted.private,
         create_pr=wanted.create_pr,
         revision=wanted.revision,

@@ -106,17 +106,22 @@ def _everywhere() -> bytes:
     return content
 
 
-@pytest.mark.parametrize(
-    "place",
-    ["attribute", "first", "function", "indices", "initializer", "second", "subgraph", "training", "values"],
-)
+PLACES = ["attribute", "first", "function", "indices", "initializer", "second", "subgraph", "training", "values"]
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_every_place_of_a_tensor_is_looked_at(place: str, tmp_path: Path) -> None:
     """Weights outside are found wherever in a graph they are named, and are told from the others by their location."""
     from hfcompress.runtimes.onnx_files import check_external_data
 
     content = _everywhere()
     (tmp_path / "model.onnx").write_bytes(content)
+    for name in PLACES:
+        (tmp_path / name).write_bytes(b"")
     check_external_data(tmp_path)
+    (tmp_path / place).unlink()
+    with pytest.raises(CheckpointError, match=f"model.onnx: got weights in '{place}'"):
+        check_external_data(tmp_path)
     value = bytes([18, len(place)])  # its second field, bytes of which there are so many
     outside = f"../{place}"[: len(place)]  # as long as before, so that no count around it changes
     spoiled = content.replace(value + place.encode(), value + outside.encode())

@@ -127,9 +127,12 @@ def test_license_that_forbids_is_told_first(
 
 
 def test_failed_push_can_be_repeated(hub: LoopbackHub, cli: Cli, write: Write, tmp_path: Path) -> None:
-    """A push that fails leaves the artifact and prints the command that repeats it, and that command works."""
+    """A push that fails leaves the artifact and prints the command that repeats it, and that command works.
+
+    A name without an owner is the user's, from the report that is printed on.
+    """
     hub.fail("POST", "/api/models/alice/later/commit/*", status=500, times=None)
-    push = {"repo": "alice/later", "private": True, "message": "It's late", "revision": "v1"}
+    push = {"repo": "later", "private": True, "message": "It's late", "revision": "v1"}
     done = cli("run", write(push=push), "-o", tmp_path / "my out", "--json")
     command = done.stderr.rstrip().splitlines()[-1]
 
@@ -144,6 +147,16 @@ def test_failed_push_can_be_repeated(hub: LoopbackHub, cli: Cli, write: Write, t
     again = subprocess.run([sys.executable, "-m", program, *arguments], capture_output=True, text=True, check=False)  # noqa: S603
     assert (again.returncode, again.stdout) == (0, f"{hub.endpoint}/alice/later\n"), again.stderr
     assert [commit.title for commit in hub.commits("alice/later", revision="v1")] == ["It's late", "initial commit"]
+
+
+def test_nobodys_name_is_told_first(hub: LoopbackHub, cli: Cli, write: Write, tmp_path: Path) -> None:
+    """Where the Hub does not tell whose a name without an owner is, nothing is loaded and nothing is left."""
+    done = cli("run", write(push={"repo": "later"}), "-o", tmp_path / "out", HF_TOKEN="hf_no_such_token")  # noqa: S106
+    assert done.returncode == 2, done.stderr
+    assert "push.repo: it names no owner, who is the user then: the Hub" in done.stderr
+    assert "] load" not in done.stderr
+    assert {request.path for request in hub.requests} == {"/api/whoami-v2"}
+    assert not (tmp_path / "out").exists()
 
 
 def test_failed_gate_pushes_nothing(hub: LoopbackHub, cli: Cli, write: Write, tmp_path: Path) -> None:

@@ -74,13 +74,13 @@ def check_external_data(folder: Path) -> None:
     The graphs are not parsed, for that would take twice their weights of memory before the first of them is loaded.
 
     Raises:
-        CheckpointError: A graph names a file elsewhere, or is not an ONNX graph.
+        CheckpointError: A graph names a file elsewhere or one that is not there, or is not an ONNX graph.
     """
     for graph in sorted(path for path in folder.rglob("*.onnx") if path.is_file()):
         for location in sorted(_locations(graph)):
-            named = PureWindowsPath(location)  # which knows the paths of POSIX too
+            named, data = PureWindowsPath(location), graph.parent / location  # the first knows the paths of POSIX too
             elsewhere = "\0" in location or named.anchor or ".." in named.parts
-            if elsewhere or not is_contained(folder, graph.parent / location):
+            if elsewhere or not (is_contained(folder, data) and data.is_file()):  # or a mark, for ORT, of memory
                 msg = (
                     f"{graph}: got weights in {location!r}, expected a file beside the graph in {folder}, which "
                     "no path and no link leads out of; fetch the checkpoint again from somebody you trust"
