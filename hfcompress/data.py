@@ -151,7 +151,9 @@ def _read(reference: DataReference, revision: str | None, download_mode: str) ->
     else:
         builder = load_dataset_builder(path, config, revision=revision, data_files=files, download_mode=download_mode)
         verification = VerificationMode.NO_CHECKS  # the splits that are left out would be missed
-    _require_room(reference, revision, whole, builder)
+    is_prepared = Path(builder.cache_dir, datasets.config.DATASET_INFO_FILENAME).is_file()
+    if download_mode == "force_redownload" or not is_prepared:
+        _require_room(reference, revision, whole, builder)
     builder.download_and_prepare(download_mode=download_mode, verification_mode=verification)
     return builder.as_dataset(split=split)
 
@@ -174,8 +176,8 @@ def _require_room(reference: DataReference, revision: str, whole: DatasetBuilder
         SpaceError: There is not.
         HubError: The Hub refused or could not be reached.
     """
-    if not builder.config.data_files or Path(builder.cache_dir, datasets.config.DATASET_INFO_FILENAME).is_file():
-        return  # unknown, or prepared
+    if not builder.config.data_files:
+        return  # unknown
     start = f"hf://datasets/{reference.dataset}@{revision}/"
     paths = {
         split: [str(file).removeprefix(start) for file in files] for split, files in builder.config.data_files.items()
