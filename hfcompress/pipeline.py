@@ -23,7 +23,7 @@ from hfcompress.errors import (
 )
 from hfcompress.extras import require_extra
 from hfcompress.gates import check_gates
-from hfcompress.hub import Pushed, Source, download_weights, full_name, resolve_model
+from hfcompress.hub import Pushed, Source, download_weights, full_name, require_token, resolve_model
 from hfcompress.imports import uncollected
 from hfcompress.ingredients import Ingredients
 from hfcompress.licenses import license_warning
@@ -153,12 +153,12 @@ def run(
     # what lies on this machine is looked at before the seconds that torch, transformers and a plan take
     _check_folder(recipe)
     rows = _load_data(recipe, local=True)
+    repo = _repository(recipe) if push else None
 
     progress.stage("plan")
     the_plan = plan(recipe)
     for note in _notes(the_plan, recipe.push if push else None):
         progress.note(note)
-    repo = _repository(recipe) if push else None
 
     progress.stage("load")
     rows |= _load_data(recipe, local=False)
@@ -299,15 +299,16 @@ def _repository(recipe: Recipe) -> str | None:
     """Return `owner/name` of the repository that the artifact is to be pushed to, if it is to be pushed.
 
     Raises:
-        RecipeError: No owner is named, and the Hub does not tell who the user is.
+        RecipeError: There is no access token, or no owner is named, and the Hub does not tell who the user is.
     """
     if recipe.push is None:
         return None
     try:
+        require_token(recipe.push.repo)
         return full_name(recipe.push.repo)
     except PushError as error:
-        problem = recipe.problem(("push", "repo"), f"it names no owner, who is the user then: {error}")
-        raise RecipeError([problem]) from error
+        message = f"{error}; or run with --no-push"
+        raise RecipeError([recipe.problem(("push", "repo"), message)]) from error
 
 
 def _push(wanted: Push, repo: str, folder: Path) -> Pushed:

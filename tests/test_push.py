@@ -149,13 +149,32 @@ def test_failed_push_can_be_repeated(hub: LoopbackHub, cli: Cli, write: Write, t
     assert [commit.title for commit in hub.commits("alice/later", revision="v1")] == ["It's late", "initial commit"]
 
 
-def test_nobodys_name_is_told_first(hub: LoopbackHub, cli: Cli, write: Write, tmp_path: Path) -> None:
-    """Where the Hub does not tell whose a name without an owner is, nothing is loaded and nothing is left."""
-    done = cli("run", write(push={"repo": "later"}), "-o", tmp_path / "out", HF_TOKEN="hf_no_such_token")  # noqa: S106
+@pytest.mark.parametrize(
+    ("repo", "token", "told", "asked"),
+    [
+        (
+            "later",
+            "hf_no_such_token",
+            "push.repo: the Hub refused the model later (401)",
+            {"/api/whoami-v2"},
+        ),
+        (
+            "alice/later",
+            "",
+            "push.repo: there is no access token, without which nobody can push to alice/later: set HF_TOKEN",
+            set(),
+        ),
+    ],
+)
+def test_push_that_must_fail_is_told_first(
+    repo: str, token: str, told: str, asked: set[str], hub: LoopbackHub, cli: Cli, write: Write, tmp_path: Path
+) -> None:
+    """Where nobody is logged in, nothing is loaded and nothing is left, rather than a push fail after hours."""
+    done = cli("run", write(push={"repo": repo}), "-o", tmp_path / "out", HF_TOKEN=token)
     assert done.returncode == 2, done.stderr
-    assert "push.repo: it names no owner, who is the user then: the Hub" in done.stderr
-    assert "] load" not in done.stderr
-    assert {request.path for request in hub.requests} == {"/api/whoami-v2"}
+    assert told in done.stderr
+    assert "] plan" not in done.stderr
+    assert {request.path for request in hub.requests} == asked
     assert not (tmp_path / "out").exists()
 
 

@@ -99,9 +99,9 @@ def _offline(what: str) -> str:
 
 
 def _unreachable(what: str, error: BaseException) -> str:
+    if isinstance(error.__cause__, HfHubHTTPError) and status_of(error.__cause__) is not None:
+        return _refused(what, error.__cause__)
     cause = error.__cause__ if isinstance(error, (LocalEntryNotFoundError, RuntimeError)) else None
-    if isinstance(cause, HfHubHTTPError) and status_of(cause) is not None:
-        return _refused(what, cause)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full, so the {what} cannot be stored; free some space, or set HF_HOME to another disk"
     text = without_secrets(str(cause or error))

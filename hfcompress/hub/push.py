@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["FileChange", "PushPlan", "Pushed", "full_name", "plan_push", "push_folder"]
+__all__ = ["FileChange", "PushPlan", "Pushed", "full_name", "plan_push", "push_folder", "require_token"]
 
 _BATCH = 500
 _PARENT_MOVED = 412
@@ -96,6 +96,20 @@ class _Target:
 
 class _UnansweredError(Exception):
     """A commit ended without an answer, so nobody knows yet whether it was made; its cause is what happened."""
+
+
+def require_token(repo: str) -> None:
+    """Make sure that there is an access token to push with, whatever it allows; the Hub is not asked.
+
+    Raises:
+        PushError: There is none.
+    """
+    if get_token() is None:
+        msg = (
+            f"there is no access token, without which nobody can push to {repo}: set HF_TOKEN, or log in with "
+            "`hf auth login`, with a token that may write"
+        )
+        raise PushError(msg)
 
 
 def full_name(repo: str) -> str:
