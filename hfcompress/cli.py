@@ -50,7 +50,7 @@ app.add_typer(cache_app, name="cache")
 _stderr = Console(stderr=True)
 _INTERRUPTED = 130
 _IMPORTS_S = 6.0
-"""The first seconds of a command, in which torch, transformers and datasets are imported, on slower machines too."""
+"""The first seconds of a command, in which torch, transformers and datasets are imported."""
 _LONE_LAUNCH = (
     "accelerate launch --cpu starts one process, whatever --num_processes says, unless it is given mpirun. "
     "For several, on this machine's processors too, type --multi_gpu in place of --cpu."

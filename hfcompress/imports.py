@@ -20,13 +20,14 @@ def uncollected() -> Iterator[None]:
     Imports of torch and transformers make none, nor do models on the meta device that matters, and looking for it takes
     a fifth of their time.
     """
-    was_enabled = gc.isenabled()
+    if not gc.isenabled():  # whoever disabled it enables it again, at any moment
+        yield
+        return
     gc.disable()
     try:
         yield
     finally:
-        if was_enabled:
-            gc.enable()
+        gc.enable()
 
 
 def start_uncollected(seconds: float) -> None:

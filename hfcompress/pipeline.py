@@ -16,6 +16,7 @@ from hfcompress.errors import (
     CheckpointError,
     DataError,
     HfcompressError,
+    HubError,
     MissingExtraError,
     NotOnHubError,
     PushError,
@@ -23,7 +24,7 @@ from hfcompress.errors import (
 )
 from hfcompress.extras import require_extra
 from hfcompress.gates import check_gates
-from hfcompress.hub import Pushed, Source, download_weights, full_name, require_token, resolve_model
+from hfcompress.hub import Pushed, Source, download_weights, full_name, require_access, resolve_model
 from hfcompress.imports import uncollected
 from hfcompress.ingredients import Ingredients
 from hfcompress.licenses import license_warning
@@ -32,6 +33,7 @@ from hfcompress.needs import benchmark_bytes, memory_bytes, memory_warning
 from hfcompress.overlap import shared_rows
 from hfcompress.processes import led_by_main
 from hfcompress.recipe import Recipe, load_recipe
+from hfcompress.recipe_checks import replaced_source
 from hfcompress.registry import TASKS
 from hfcompress.report import CardRecord, RecipeRecord, Report
 from hfcompress.reuse import Reuse
@@ -150,10 +152,10 @@ def run(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     folder = Path(output) if output is not None else default_output(recipe)
     check_output(folder)
+    repo = _repository(recipe) if push else None
     # what lies on this machine is looked at before the seconds that torch, transformers and a plan take
     _check_folder(recipe)
     rows = _load_data(recipe, local=True)
-    repo = _repository(recipe) if push else None
 
     progress.stage("plan")
     the_plan = plan(recipe)
@@ -299,16 +301,20 @@ def _repository(recipe: Recipe) -> str | None:
     """Return `owner/name` of the repository that the artifact is to be pushed to, if it is to be pushed.
 
     Raises:
-        RecipeError: There is no access token, or no owner is named, and the Hub does not tell who the user is.
+        RecipeError: It is the repository of the source, which only a pull request may change.
+        HubError: There is no access token, or no owner is named, and the Hub does not tell who the user is.
     """
     if recipe.push is None:
         return None
     try:
-        require_token(recipe.push.repo)
-        return full_name(recipe.push.repo)
-    except PushError as error:
-        message = f"{error}; or run with --no-push"
-        raise RecipeError([recipe.problem(("push", "repo"), message)]) from error
+        require_access(recipe.push.repo)
+        repo = full_name(recipe.push.repo)
+    except PushError as error:  # there is no artifact yet whose push has failed
+        msg = f"{error}; or run with --no-push"
+        raise HubError(msg) from error
+    if (message := replaced_source(recipe, repo)) is not None:
+        raise RecipeError([recipe.problem(("push", "repo"), message)])
+    return repo
 
 
 def _push(wanted: Push, repo: str, folder: Path) -> Pushed:

@@ -234,8 +234,7 @@ def _join() -> None:
 
 
 def _leave() -> None:
-    """Part from the other processes before the interpreter ends: torch's threads for them abort an end they outlive."""
-    atexit.unregister(_leave)  # of each time that this process joined
+    """Part from the other processes: torch's threads for them may abort an interpreter that ends while they live."""
     import torch.distributed
 
     if torch.distributed.is_initialized():

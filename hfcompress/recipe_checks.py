@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hfcompress.recipe import DataReference, Gate, Recipe
     from hfcompress.yaml_text import KeyPath
 
-__all__ = ["contradictions"]
+__all__ = ["contradictions", "replaced_source"]
 
 _COSTS = ("size_bytes", "parameters", "flops", "latency_ms", "latency_p90_ms")
 """Measurements that every run gives, whatever its tasks and its benchmark."""
@@ -137,15 +137,21 @@ def _limits(name: str, gate: Gate, measures: Iterable[str], costs: tuple[str, ..
         yield Mistake(("gates", name, "min_ratio"), message)
 
 
+def replaced_source(recipe: Recipe, repo: str) -> str | None:
+    """Return what is wrong with a push to a repository, if it is the source's and no pull request is asked for."""
+    if recipe.push is None or recipe.push.create_pr or repo.lower() != recipe.model.id.lower():
+        return None
+    return (
+        f"{repo} is the repository of the source, whose card and weights a push would replace; expected another "
+        "repository, or `create_pr: true` to open a pull request"
+    )
+
+
 def _push(recipe: Recipe) -> Iterator[Mistake]:
     push = recipe.push
     if push is None:
         return
-    if push.repo.lower() == recipe.model.id.lower() and not push.create_pr:
-        message = (
-            f"{push.repo} is the repository of the source, whose card and weights a push would replace; "
-            "expected another repository, or `create_pr: true` to open a pull request"
-        )
+    if (message := replaced_source(recipe, push.repo)) is not None:
         yield Mistake(("push", "repo"), message)
     if push.create_pr and push.revision not in (None, "main"):
         message = (

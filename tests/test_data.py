@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from datasets import Audio, Dataset, load_dataset
@@ -125,6 +125,25 @@ def test_room_is_looked_for_before_a_download(hub: LoopbackHub, quickstart_folde
         load_rows(DataReference(dataset="acme/vast", split="test[:3]"), ())
     assert not [request for request in hub.requests if request.path.endswith("/test.parquet")]
     assert len(load_rows(DataReference(dataset="acme/vast", split="calibration[:3]"), ())) == 3
+
+
+def test_room_is_looked_for_before_it_is_fetched_again(
+    hub: LoopbackHub, quickstart_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that came damaged is not fetched again where the disk has become full meanwhile."""
+    hub.add_repo("acme/again", quickstart_folder / "data", repo_type="dataset")
+    hub.corrupt("/storage/datasets/acme/again/*", times=1)
+    truth = shutil.disk_usage
+
+    def filling(path: str) -> Any:  # noqa: ANN401 - a tuple that `shutil` has no name for
+        """Return what is free, and nothing once the file has come."""
+        usage = truth(path)
+        return usage._replace(free=0) if any("/storage/" in request.path for request in hub.requests) else usage
+
+    monkeypatch.setattr(shutil, "disk_usage", filling)
+    with pytest.raises(SpaceError, match=r"to download and prepare the dataset acme/again: .*, and 0.B are free"):
+        load_rows(DataReference(dataset="acme/again", split="test[:3]"), ())
+    assert len([request for request in hub.requests if "/storage/" in request.path]) == 1
 
 
 def test_prepared_rows_take_room_too(hub: LoopbackHub, quickstart_folder: Path) -> None:

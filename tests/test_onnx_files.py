@@ -111,7 +111,7 @@ PLACES = ["attribute", "first", "function", "indices", "initializer", "second", 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_every_place_of_a_tensor_is_looked_at(place: str, tmp_path: Path) -> None:
-    """Weights outside are found wherever in a graph they are named, and are told from the others by their location."""
+    """Weights outside, or gone, are found wherever in a graph they are named, and told from the others by location."""
     from hfcompress.runtimes.onnx_files import check_external_data
 
     content = _everywhere()
@@ -120,7 +120,7 @@ def test_every_place_of_a_tensor_is_looked_at(place: str, tmp_path: Path) -> Non
         (tmp_path / name).write_bytes(b"")
     check_external_data(tmp_path)
     (tmp_path / place).unlink()
-    with pytest.raises(CheckpointError, match=f"model.onnx: got weights in '{place}'"):
+    with pytest.raises(CheckpointError, match=f"model.onnx: its weights are in '{place}', and there is no such file"):
         check_external_data(tmp_path)
     value = bytes([18, len(place)])  # its second field, bytes of which there are so many
     outside = f"../{place}"[: len(place)]  # as long as before, so that no count around it changes
@@ -137,4 +137,26 @@ def test_what_is_no_graph(content: bytes, tmp_path: Path) -> None:
 
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model.onnx is not an ONNX graph: .*fetch the checkpoint again"):
+        check_external_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("location", "match"),
+    [
+        ("*/_ORT_MEM_ADDR_/*", "got weights in .*, expected a file beside the graph"),
+        ("w" * 300, "its weights are in 'w+', and there is no such file"),
+    ],
+)
+def test_location_that_is_no_file(location: str, match: str, tmp_path: Path) -> None:
+    """What ONNX Runtime takes for an address in memory is refused, a file of that name or not; so is no name at all."""
+    from onnx import GraphProto, ModelProto, TensorProto
+
+    from hfcompress.runtimes.onnx_files import check_external_data
+
+    held = TensorProto(name="w", data_location=TensorProto.EXTERNAL)
+    held.external_data.add(key="location", value=location)
+    (tmp_path / "model.onnx").write_bytes(ModelProto(graph=GraphProto(initializer=[held])).SerializeToString())
+    (tmp_path / "*" / "_ORT_MEM_ADDR_").mkdir(parents=True)
+    (tmp_path / "*" / "_ORT_MEM_ADDR_" / "*").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=match):
         check_external_data(tmp_path)

@@ -150,32 +150,35 @@ def test_failed_push_can_be_repeated(hub: LoopbackHub, cli: Cli, write: Write, t
 
 
 @pytest.mark.parametrize(
-    ("repo", "token", "told", "asked"),
+    ("repo", "environment", "told"),
     [
-        (
-            "later",
-            "hf_no_such_token",
-            "push.repo: the Hub refused the model later (401)",
-            {"/api/whoami-v2"},
-        ),
+        ("later", {"HF_TOKEN": "hf_no_such_token"}, "the Hub refused the model later (401): "),
+        ("alice/later", {"HF_TOKEN": ""}, "nobody can push to alice/later without an access token; set HF_TOKEN, or"),
         (
             "alice/later",
-            "",
-            "push.repo: there is no access token, without which nobody can push to alice/later: set HF_TOKEN",
-            set(),
+            {"HF_HUB_OFFLINE": "1"},
+            "nobody can push to alice/later in offline mode; unset HF_HUB_OFFLINE",
         ),
     ],
 )
 def test_push_that_must_fail_is_told_first(
-    repo: str, token: str, told: str, asked: set[str], hub: LoopbackHub, cli: Cli, write: Write, tmp_path: Path
+    repo: str, environment: dict[str, str], told: str, hub: LoopbackHub, cli: Cli, write: Write, tmp_path: Path
 ) -> None:
-    """Where nobody is logged in, nothing is loaded and nothing is left, rather than a push fail after hours."""
-    done = cli("run", write(push={"repo": repo}), "-o", tmp_path / "out", HF_TOKEN=token)
-    assert done.returncode == 2, done.stderr
+    """Where no push can follow, nothing is read, made or left, rather than a push fail after hours."""
+    done = cli("run", write(push={"repo": repo}, model={"id": "nobody/nothing"}), "-o", tmp_path / "out", **environment)
+    assert done.returncode == 1, done.stderr
     assert told in done.stderr
-    assert "] plan" not in done.stderr
-    assert {request.path for request in hub.requests} == asked
+    assert done.stderr.endswith("; or run with --no-push\n")
+    assert {request.path for request in hub.requests} <= {"/api/whoami-v2"}
     assert not (tmp_path / "out").exists()
+
+
+def test_source_is_known_by_a_name_without_an_owner(hub: LoopbackHub, cli: Cli, write: Write, tmp_path: Path) -> None:
+    """The user's own model is not replaced where the recipe leaves the user's name out, and this is told first."""
+    done = cli("run", write(model={"id": "Alice/mine"}, push={"repo": "mine"}), "-o", tmp_path / "out")
+    assert done.returncode == 2, done.stderr
+    assert "push.repo: alice/mine is the repository of the source, whose card and weights a push would" in done.stderr
+    assert [request.path for request in hub.requests] == ["/api/whoami-v2"]
 
 
 def test_failed_gate_pushes_nothing(hub: LoopbackHub, cli: Cli, write: Write, tmp_path: Path) -> None:

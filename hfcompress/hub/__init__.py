@@ -10,7 +10,7 @@ from hfcompress.hub.pull import (
     resolve_dataset,
     resolve_model,
 )
-from hfcompress.hub.push import FileChange, Pushed, PushPlan, full_name, plan_push, push_folder, require_token
+from hfcompress.hub.push import FileChange, Pushed, PushPlan, full_name, plan_push, push_folder, require_access
 from hfcompress.hub.retries import repeated
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "plan_push",
     "push_folder",
     "repeated",
-    "require_token",
+    "require_access",
     "resolve_dataset",
     "resolve_model",
 ]

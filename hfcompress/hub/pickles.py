@@ -31,7 +31,7 @@ def write_safetensors(folder: Path, output: Path) -> None:
     """
     from hfcompress.anatomy import load_config, model_class
 
-    size = sum(file.stat().st_size for pattern in PICKLES for file in folder.glob(pattern))
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     require_space({output: size}, "write the weights of the pickle in safetensors")
     config = load_config(folder)
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["FileChange", "PushPlan", "Pushed", "full_name", "plan_push", "push_folder", "require_token"]
+__all__ = ["FileChange", "PushPlan", "Pushed", "full_name", "plan_push", "push_folder", "require_access"]
 
 _BATCH = 500
 _PARENT_MOVED = 412
@@ -98,16 +98,19 @@ class _UnansweredError(Exception):
     """A commit ended without an answer, so nobody knows yet whether it was made; its cause is what happened."""
 
 
-def require_token(repo: str) -> None:
-    """Make sure that there is an access token to push with, whatever it allows; the Hub is not asked.
+def require_access(repo: str) -> None:
+    """Make sure that a push can be tried: there is an access token, whatever it allows. The Hub is not asked.
 
     Raises:
-        PushError: There is none.
+        PushError: There is none, or offline mode is on.
     """
+    if constants.HF_HUB_OFFLINE:
+        msg = f"nobody can push to {repo} in offline mode; unset HF_HUB_OFFLINE"
+        raise PushError(msg)
     if get_token() is None:
         msg = (
-            f"there is no access token, without which nobody can push to {repo}: set HF_TOKEN, or log in with "
-            "`hf auth login`, with a token that may write"
+            f"nobody can push to {repo} without an access token; set HF_TOKEN, or log in with `hf auth login`, with a "
+            "token that may write"
         )
         raise PushError(msg)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING
 
@@ -78,13 +79,16 @@ def check_external_data(folder: Path) -> None:
     """
     for graph in sorted(path for path in folder.rglob("*.onnx") if path.is_file()):
         for location in sorted(_locations(graph)):
-            named, data = PureWindowsPath(location), graph.parent / location  # the first knows the paths of POSIX too
-            elsewhere = "\0" in location or named.anchor or ".." in named.parts
-            if elsewhere or not (is_contained(folder, data) and data.is_file()):  # or a mark, for ORT, of memory
+            named = PureWindowsPath(location)  # which knows the paths of POSIX too
+            odd = "\0" in location or "*" in location  # ONNX Runtime marks addresses of memory with a star
+            if odd or named.anchor or ".." in named.parts or not is_contained(folder, graph.parent / location):
                 msg = (
                     f"{graph}: got weights in {location!r}, expected a file beside the graph in {folder}, which "
                     "no path and no link leads out of; fetch the checkpoint again from somebody you trust"
                 )
+                raise CheckpointError(msg)
+            if not os.path.isfile(graph.parent / location):  # noqa: PTH113 - a name too long for a file is none here
+                msg = f"{graph}: its weights are in {location!r}, and there is no such file; fetch the checkpoint again"
                 raise CheckpointError(msg)
 
 
