@@ -162,10 +162,10 @@ def _require_room(reference: DataReference, revision: str, whole: DatasetBuilder
     """Make sure that there is room for what `datasets` will download and prepare of a dataset of the Hub.
 
     That is the data files, of the sizes that the Hub tells, without those that the client has (those that come once
-    more replace them one by one); and the Arrow files
-    made of them, of the sizes that the dataset's card tells, else of that of the Parquet and Arrow files that they are
-    made of, which is the least that they take. Where the card tells nothing, nothing is counted for the Arrow files of
-    other formats, nor is what archives unpack to. Where the Hub tells no size of a data file, nothing is checked.
+    more replace them one by one); and the Arrow files made of them, of the sizes that the dataset's card tells, else of
+    that of the Parquet and Arrow files that they are made of, which is the least that they take. Where the card tells
+    nothing, nothing is counted for the Arrow files of other formats, nor is what archives unpack to. Where the Hub
+    tells no size of a data file, nothing is checked.
 
     Args:
         reference: The dataset.

@@ -131,14 +131,11 @@ def download_weights(source: Source, converted: Path | None = None) -> Path:
         CheckpointError: There are no weights that may be read.
         SpaceError: There is too little room for them.
     """
-    if source.on_hub:
-        require_space({source.path: missing_bytes(source, WEIGHTS)}, f"download the weights of {source.id}")
-        _fetched(source.id, source.revision, [*_LIGHT, *WEIGHTS])
+    fetching = f"download the weights of {source.id}"
+    _fetch(source, WEIGHTS, fetching)
     if not _holds(source.path, WEIGHTS):
         if converted is not None:
-            if source.on_hub:
-                require_space({source.path: missing_bytes(source, PICKLES)}, f"download the weights of {source.id}")
-                _fetched(source.id, source.revision, [*_LIGHT, *PICKLES])
+            _fetch(source, PICKLES, fetching)
             if _holds(source.path, PICKLES):
                 write_safetensors(source.path, converted)
                 return converted
@@ -175,9 +172,7 @@ def download_all(source: Source) -> Path:
         HubError: The Hub refused or could not be reached, or gave other bytes than it describes.
         SpaceError: There is too little room for it.
     """
-    if source.on_hub:
-        require_space({source.path: missing_bytes(source, ["*"])}, f"download {source.id}")
-        _fetched(source.id, source.revision, None)
+    _fetch(source, ["*"], f"download {source.id}")
     return source.path
 
 
@@ -268,7 +263,14 @@ def _asked(name: str, repo_type: RepoType, revision: str) -> str:
     return str(info.sha)
 
 
-def _fetched(name: str, sha: str, patterns: list[str] | None) -> Path:
+def _fetch(source: Source, patterns: Sequence[str], doing: str) -> None:
+    """Fetch what else a source of the Hub holds that matches, once there is room for it; of a folder, nothing."""
+    if source.on_hub:
+        require_space({source.path: missing_bytes(source, patterns)}, doing)
+        _fetched(source.id, source.revision, [*_LIGHT, *patterns])
+
+
+def _fetched(name: str, sha: str, patterns: list[str]) -> Path:
     """Return the client's folder of a model at a commit, with the files that match, each as the Hub describes it."""
     if constants.HF_HUB_OFFLINE:
         return _cached(name, sha, patterns)
@@ -298,7 +300,7 @@ def _fetched(name: str, sha: str, patterns: list[str] | None) -> Path:
     return folder
 
 
-def _cached(name: str, sha: str, patterns: list[str] | None) -> Path:
+def _cached(name: str, sha: str, patterns: list[str]) -> Path:
     """Return the client's folder of a model without a question to the Hub."""
     try:
         folder = Path(snapshot_download(name, revision=sha, allow_patterns=patterns, local_files_only=True))
